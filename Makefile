@@ -1,0 +1,78 @@
+# Needs Python >= 3.10 (developed on 3.11), pip, make and a C compiler. Everything else goes into .venv.
+# To choose where torch comes from, configure pip (pip.conf, PIP_INDEX_URL, ...) or pass TORCH_ARGS to pip's first call.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-all lint format bench sizes clean distclean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+HALF := $(VENV)/.installing
+# The first interpreter that starts and is new enough; override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
+TORCH_ARGS ?=
+PYTEST_ARGS ?=
+# One process with two threads: the tests' tensors are small, and the distributed ones start processes of one thread each.
+THREADS ?= 2
+PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## make .venv from constraints.txt (the other targets do it when needed)
+
+# torch comes first and alone, so that no other requirement can bring in a different torch; from then on the constraint
+# holds it. An environment whose installation was cut short (marker left, or no pip in it) is thrown away and made anew.
+$(STAMP): constraints.txt pyproject.toml
+	@if [ -e $(HALF) ] || { [ -e $(VENV) ] && ! $(PIP) --version >/dev/null 2>&1; }; then \
+		echo "$(VENV) is unfinished: making it anew"; rm -rf $(VENV); fi
+	@if [ ! -e $(VENV) ]; then \
+		[ -n "$(PYTHON)" ] || { echo "No Python >= 3.10 found: install one or pass PYTHON=/path/to/python" >&2; exit 1; }; \
+		echo "making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv $(VENV); fi
+	@touch $(HALF)
+	$(PIP) install -q -c constraints.txt $(TORCH_ARGS) torch
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@rm $(HALF)
+	@touch $@
+
+demo: $(STAMP)  ## compare methods on a small task in minutes; the report is in runs/demo
+	$(BIN)/sparseland compare demo --out runs/demo
+
+test: $(STAMP)  ## run the tests, the slow ones left out
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)  ## run all tests
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff (lint and format), mypy, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(STAMP)  ## let ruff order imports, mend and format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## run every benchmark and say where its result.json lies
+	@shopt -s nullglob; runs=(benchmarks/*/run.py); \
+	[ $${#runs[@]} -gt 0 ] || { echo "no benchmarks/*/run.py found" >&2; exit 1; }; \
+	for run in "$${runs[@]}"; do \
+		echo "== $$run"; $(BIN)/python "$$run"; \
+		result="$$(dirname "$$run")/result.json"; \
+		[ -s "$$result" ] || { echo "$$run wrote no $$result" >&2; exit 1; }; \
+		echo "   $$result"; done
+
+sizes: $(STAMP)  ## lines per folder, long files, long functions
+	$(BIN)/python tools/sizes.py
+
+clean:  ## remove caches, builds and runs
+	rm -rf build dist site runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv too
+	rm -rf $(VENV)

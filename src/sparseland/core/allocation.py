@@ -1,0 +1,368 @@
+"""The word *allocation*: how many survive where. Budgets are exact integers.
+
+``allocation(shapes, sparsity, pattern=…, scores=…)`` returns {name: number of non-zeros}. With patterns whose atoms are
+single coordinates the counts add up to exactly `kept(total, sparsity)`; with larger atoms they are multiples of each
+tensor's atom and their sum is as near as those multiples allow. Every tensor keeps at least one atom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .criterion import Criterion, Magnitude
+from .errors import InfeasibleBudget, TargetError, nearest
+from .pattern import Pattern, Unstructured
+from .selection import count, kept, select_many
+from .word import Word
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class Allocation(Word):
+    """Divides one budget over named tensors. ``scored``: whether it needs scores; ``criterion``: whose (None: the method's)."""
+
+    scored: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        shapes: Shapes,
+        sparsity: float,
+        *,
+        pattern: Pattern | None = None,
+        scores: Mapping[str, Tensor] | None = None,
+        relaxed: bool = False,
+        total: int | None = None,
+        alive: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, int]:
+        """Counts per tensor.
+
+        Args:
+            shapes: {name: (out, in, taps …)}, in network order.
+            sparsity: overall fraction of zeros in [0, 1).
+            pattern: bounds each tensor by its capacity and makes counts multiples of its atom.
+            scores: {name: scores}; needed when ``scored``.
+            relaxed: allow counts above an N:M capacity (a gradual schedule on its way).
+            total: the exact number of non-zeros to divide instead of ``kept(sum of sizes, sparsity)``.
+            alive: {name: bool mask}; only these coordinates may live on (nothing comes back).
+
+        Raises:
+            InfeasibleBudget: the budget lies outside what the tensors can hold.
+
+        >>> Uniform()({"a": (10, 10), "b": (10, 30)}, 0.9)
+        {'a': 10, 'b': 30}
+        """
+        pattern = pattern or Unstructured()
+        if not shapes:
+            raise TargetError("there is nothing to allocate a budget to: no tensors were given")
+        for name, shape in shapes.items():
+            pattern.check_shape(shape, name)
+        budget = kept(sum(math.prod(s) for s in shapes.values()), sparsity) if total is None else total
+        bounds = Bounds.of(shapes, pattern, relaxed, alive)
+        bounds.check(budget, f"{self} at sparsity {sparsity:g}", pattern)
+        if self.scored:
+            if scores is None:
+                raise InfeasibleBudget(f"allocation {self} ranks scores over all tensors, but no scores were given")
+            return self._by_scores(scores, budget, pattern, bounds)
+        return self._by_shapes(shapes, budget, bounds)
+
+    def check(self, shapes: Shapes, sparsity: float, pattern: Pattern) -> None:
+        """Raise, without any scores, what allocating this budget would raise."""
+        if not self.scored:
+            self(shapes, sparsity, pattern=pattern)
+            return
+        for name, shape in shapes.items():
+            pattern.check_shape(shape, name)
+        budget = kept(sum(math.prod(s) for s in shapes.values()), sparsity)
+        Bounds.of(shapes, pattern).check(budget, f"{self} at sparsity {sparsity:g}", pattern)
+
+    def _by_shapes(self, shapes: Shapes, budget: int, bounds: Bounds) -> dict[str, int]:
+        return waterfill(shapes, self.raw(shapes), budget, bounds)
+
+    def raw(self, shapes: Shapes) -> dict[str, float]:
+        """Relative densities before scaling to the budget."""
+        raise TypeError(f"{type(self).__name__} must define its densities")
+
+    def _by_scores(self, scores: Mapping[str, Tensor], budget: int, pattern: Pattern, bounds: Bounds) -> dict[str, int]:
+        return global_counts(scores, budget, pattern, bounds)
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass
+class Bounds:
+    """Per tensor: smallest and largest count, and the size of an atom."""
+
+    low: dict[str, int]
+    high: dict[str, int]
+    step: dict[str, int]
+    relaxed: bool = False
+    alive: Mapping[str, Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls, shapes: Shapes, pattern: Pattern, relaxed: bool = False, alive: Mapping[str, Tensor] | None = None
+    ) -> Bounds:
+        """Bounds that a pattern and the living coordinates put on tensors of these shapes."""
+        step = {n: pattern.step(s) for n, s in shapes.items()}
+        high = {n: math.prod(s) if relaxed else pattern.capacity(s) for n, s in shapes.items()}
+        if alive is not None:
+            high = {n: min(h, count(alive[n])) for n, h in high.items()}
+        return cls({n: min(step[n], high[n]) for n in shapes}, high, step, relaxed, alive)
+
+    def check(self, budget: int, who: str, pattern: Pattern) -> None:
+        """Raise InfeasibleBudget if the tensors cannot hold ``budget`` non-zeros."""
+        least, most = sum(self.low.values()), sum(self.high.values())
+        if budget > most:
+            raise InfeasibleBudget(
+                f"{who} asks for {budget:,} non-zeros; pattern {pattern} keeps at most {most:,} (raise the sparsity)"
+            )
+        if budget < least:
+            raise InfeasibleBudget(
+                f"{who} asks for {budget:,} non-zeros, but {len(self.low)} tensors must keep at least one atom each: "
+                f"{least:,} (lower the sparsity, or ignore some tensors)"
+            )
+
+
+def waterfill(shapes: Shapes, raw: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
+    """Densities min(cap, eps * raw) with eps solved so that they fill the budget (the dense-layer fix-point), as counts.
+
+    >>> shapes = {"a": (2, 2), "b": (10, 10)}
+    >>> waterfill(shapes, {"a": 9.0, "b": 1.0}, 24, Bounds.of(shapes, Unstructured()))
+    {'a': 4, 'b': 20}
+    """
+    sizes = {n: math.prod(s) for n, s in shapes.items()}
+    full: set[str] = set()
+    while True:
+        free = [n for n in shapes if n not in full]
+        left = budget - sum(bounds.high[n] for n in full)
+        weight = sum(raw[n] * sizes[n] for n in free)
+        eps = left / weight if weight > 0 else 0.0
+        over = {n for n in free if eps * raw[n] * sizes[n] > bounds.high[n]}
+        if not over:
+            break
+        full |= over
+    wanted = {n: float(bounds.high[n]) if n in full else eps * raw[n] * sizes[n] for n in shapes}
+    return apportion(wanted, budget, bounds)
+
+
+def apportion(wanted: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
+    """Round real-valued counts to multiples of each atom inside the bounds, adding up to the budget (largest remainders)."""
+    low, high, step = bounds.low, bounds.high, bounds.step
+    counts = {n: min(max(int(w // step[n]) * step[n], low[n]), high[n]) for n, w in wanted.items()}
+    rest = budget - sum(counts.values())
+    position = {n: i for i, n in enumerate(wanted)}
+    while rest:
+        sign = 1 if rest > 0 else -1
+        gap = {n: sign * (wanted[n] - counts[n]) / step[n] for n in wanted}
+        order = sorted(wanted, key=lambda n: (-gap[n], position[n]))
+        moved = False
+        for n in order:
+            if step[n] <= abs(rest) and low[n] <= counts[n] + sign * step[n] <= high[n]:
+                counts[n] += sign * step[n]
+                rest -= sign * step[n]
+                moved = True
+        if not moved:
+            break
+    return counts
+
+
+def global_counts(scores: Mapping[str, Tensor], budget: int, pattern: Pattern, bounds: Bounds) -> dict[str, int]:
+    """Counts per tensor when all atoms compete in one ranking (each tensor's best atom is safe)."""
+    ranked, among = {}, {}
+    for name, values in scores.items():
+        alive = None if bounds.alive is None else bounds.alive[name]
+        allowed = alive if bounds.relaxed else pattern.candidates(values.detach(), alive)
+        pooled = pattern.pool(values.detach())
+        pooled = pooled.clone() if pooled.is_floating_point() else pooled.double()
+        allowed = torch.ones_like(pooled, dtype=torch.bool) if allowed is None else pattern.pool(allowed) == 1
+        if bool(allowed.any()):
+            pooled.view(-1)[pooled.masked_fill(~allowed, -torch.inf).argmax()] = torch.inf
+        ranked[name], among[name] = pooled.masked_fill(~allowed, -torch.inf), allowed
+    if len(set(bounds.step.values())) == 1:
+        step = next(iter(bounds.step.values()))
+        masks = select_many(ranked, budget // step, among=among, checked=True)
+        return {n: count(m) * step for n, m in masks.items()}
+    return _mixed_counts(ranked, budget, bounds)
+
+
+def _mixed_counts(ranked: Mapping[str, Tensor], budget: int, bounds: Bounds) -> dict[str, int]:
+    """Atoms of different sizes: the best-scoring prefix that fits, then whatever still fits, best first."""
+    names = list(ranked)
+    owner = torch.cat([torch.full((ranked[n].numel(),), i) for i, n in enumerate(names)])
+    sizes = torch.tensor([bounds.step[n] for n in names])[owner]
+    values = torch.cat([ranked[n].reshape(-1).cpu() for n in names]).sort(descending=True, stable=True)
+    order = values.indices[values.values > -torch.inf]
+    fits = sizes[order].cumsum(0) <= budget
+    prefix = count(fits)
+    taken = torch.bincount(owner[order[:prefix]], minlength=len(names))
+    counts = {n: int(taken[i]) * bounds.step[n] for i, n in enumerate(names)}
+    rest = budget - sum(counts.values())
+    for atom in order[prefix:].tolist():
+        name = names[int(owner[atom])]
+        if bounds.step[name] <= rest:
+            counts[name] += bounds.step[name]
+            rest -= bounds.step[name]
+        if rest < min(bounds.step.values()):
+            break
+    return counts
+
+
+@dataclass(frozen=True, repr=False)
+class Uniform(Allocation):
+    """The same density everywhere: d_l = d."""
+
+    kind: ClassVar[str] = "uniform"
+
+    def raw(self, shapes: Shapes) -> dict[str, float]:
+        return dict.fromkeys(shapes, 1.0)
+
+
+@dataclass(frozen=True, repr=False)
+class ER(Allocation):
+    """Erdős–Rényi: d_l ~ ((out + in) / (out * in))^power, kernel taps ignored (SET, arXiv 1707.04780)."""
+
+    kind: ClassVar[str] = "er"
+    power: float = 1.0
+
+    def raw(self, shapes: Shapes) -> dict[str, float]:
+        return {n: (sum(s[:2]) / math.prod(s[:2])) ** self.power for n, s in shapes.items()}
+
+
+@dataclass(frozen=True, repr=False)
+class ERK(Allocation):
+    """Erdős–Rényi kernel: d_l ~ (sum of all sides / product of all sides)^power (RigL, arXiv 1911.11134).
+
+    Layers whose density would pass 1 are dense and the rest is solved again. Equal to ER on matrices; tensors with
+    more than four axes use all of them.
+
+    >>> ERK()({"conv": (16, 3, 3, 3), "fc": (100, 100)}, 0.9)
+    {'conv': 116, 'fc': 927}
+    """
+
+    kind: ClassVar[str] = "erk"
+    power: float = 1.0
+
+    def raw(self, shapes: Shapes) -> dict[str, float]:
+        return {n: (sum(s) / math.prod(s)) ** self.power for n, s in shapes.items()}
+
+
+class _Protected(Allocation):
+    """Allocations that fix some tensors first and divide what is left by an inner rule."""
+
+    inner: ClassVar[Allocation]
+
+    def fixed(self, shapes: Shapes, budget: int) -> dict[str, float]:
+        """{name: density} of the protected tensors."""
+        raise TypeError(f"{type(self).__name__} must name what it protects")
+
+    def _by_shapes(self, shapes: Shapes, budget: int, bounds: Bounds) -> dict[str, int]:
+        density = self.fixed(shapes, budget)
+        counts = {}
+        for n, d in density.items():
+            step = bounds.step[n]
+            counts[n] = min(max(round(d * math.prod(shapes[n]) / step) * step, bounds.low[n]), bounds.high[n])
+        rest = {n: s for n, s in shapes.items() if n not in counts}
+        left = budget - sum(counts.values())
+        least = sum(bounds.low[n] for n in rest)
+        if left < least or (rest and left <= 0):
+            raise InfeasibleBudget(
+                f"{self} keeps {', '.join(f'{n!r} ({c:,})' for n, c in counts.items())} out of a budget of "
+                f"{budget:,}; the other {len(rest)} tensors would get {left:,} and need at least {least:,} "
+                f"(lower the sparsity, or use 'erk' or 'uniform')"
+            )
+        if rest:
+            counts |= waterfill(rest, self.inner.raw(rest), left, bounds)
+        return {n: counts[n] for n in shapes}
+
+
+def _named(name: str | None, shapes: Shapes, default: int, who: str) -> str:
+    names = list(shapes)
+    if name is None:
+        return names[default]
+    if name not in shapes:
+        raise TargetError(f"{who}: no tensor {name!r}; {nearest(name, names)}")
+    return name
+
+
+@dataclass(frozen=True, repr=False)
+class UniformPlus(_Protected):
+    """uniform+: first tensor dense, last at max(d, last_density), the rest at one density (arXiv 2202.02643)."""
+
+    kind: ClassVar[str] = "uniform+"
+    first: str | None = None
+    last: str | None = None
+    last_density: float = 0.2
+    inner: ClassVar[Allocation] = Uniform()
+
+    def fixed(self, shapes: Shapes, budget: int) -> dict[str, float]:
+        overall = budget / sum(math.prod(s) for s in shapes.values())
+        first, last = _named(self.first, shapes, 0, self.kind), _named(self.last, shapes, -1, self.kind)
+        return {last: max(overall, self.last_density)} | {first: 1.0}
+
+
+@dataclass(frozen=True, repr=False)
+class ERKPlus(_Protected):
+    """ERK+: one tensor (default: the last, the classifier) at a fixed density, ERK on the rest (arXiv 2202.02643)."""
+
+    kind: ClassVar[str] = "erk+"
+    layer: str | None = None
+    density: float = 1.0
+    inner: ClassVar[Allocation] = ERK()
+
+    def fixed(self, shapes: Shapes, budget: int) -> dict[str, float]:
+        return {_named(self.layer, shapes, -1, self.kind): self.density}
+
+
+@dataclass(frozen=True, repr=False)
+class Global(Allocation):
+    """One ranking over all tensors: each keeps what scores above the common threshold."""
+
+    kind: ClassVar[str] = "global"
+    scored: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, repr=False)
+class LAMP(Allocation):
+    """Layer-adaptive magnitudes: s_u = w_u^2 / sum_{v: |w_v| >= |w_u|} w_v^2, ranked globally (arXiv 2010.07611).
+
+    The squared scores of the method's criterion stand for w^2.
+    """
+
+    kind: ClassVar[str] = "lamp"
+    scored: ClassVar[bool] = True
+
+    def _by_scores(self, scores: Mapping[str, Tensor], budget: int, pattern: Pattern, bounds: Bounds) -> dict[str, int]:
+        return global_counts({n: lamp(s) for n, s in scores.items()}, budget, pattern, bounds)
+
+
+def lamp(scores: Tensor) -> Tensor:
+    """LAMP scores of one tensor.
+
+    >>> lamp(torch.tensor([1., 2., 3.])).mul(1260).round().tolist()  # 1/14, 4/13, 9/9
+    [90.0, 388.0, 1260.0]
+    """
+    order = scores.detach().reshape(-1).sort(stable=True)
+    squares = order.values.double().square()
+    tails = squares.flip(0).cumsum(0).flip(0)
+    out = torch.empty_like(squares)
+    out[order.indices] = torch.where(tails > 0, squares / tails, squares)
+    return out.view(scores.shape)
+
+
+@dataclass(frozen=True, repr=False)
+class Ratios(Allocation):
+    """Layer ratios taken from another criterion's global ranking; which weights live is left to the method's own."""
+
+    kind: ClassVar[str] = "ratios"
+    criterion: Criterion = field(default_factory=Magnitude)
+    scored: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"ratios of {self.criterion}"

@@ -1,0 +1,7 @@
+"""Small real datasets, in the package or in a local folder, and the order in which a run sees them."""
+
+from sparseland.data.catalog import NAMES, load
+from sparseland.data.dataset import Dataset, Split
+from sparseland.data.loader import AUGMENTATIONS, Batches, batches
+
+__all__ = ["AUGMENTATIONS", "NAMES", "Batches", "Dataset", "Split", "batches", "load"]

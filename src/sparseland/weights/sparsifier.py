@@ -1,0 +1,411 @@
+"""The sparsifier: hooks on an optimizer's step that keep a method's masks on a model's weights.
+
+Nothing is hooked into the forward pass (except for flows with a ``backward`` value), so torch.compile, AMP, gradient
+accumulation, DDP and FSDP2 see an ordinary model. One step:
+
+    before   gradients are read; flows put the dense values back and change the gradient
+    step     the user's optimizer
+    after    update(w), zeros in weights and optimizer state; at scheduled steps the masks move
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.criterion import Stats
+from ..core.errors import MaskMismatch, OwnershipError, ResumeError
+from ..core.flow import Flow, Hard
+from ..core.mask import MaskSet
+from ..core.schedule import OneShot
+from ..core.selection import count, kept
+from . import ranks, statistics, topology
+from .method import Method
+from .optimizer_state import check_owns, grad_scale, skipped, state_tensors, unwrap
+from .state import pack_state, read_state
+from .targets import Rules, Target, eligible, parameters, plain_name
+from .two_way import TwoWay
+
+
+class Sparsifier:
+    """A method at work on one model and one optimizer. Made by `Method.attach`, which documents the arguments.
+
+    Attributes: ``masks`` (MaskSet, whole tensors in the parameters' own layout), ``step`` (optimizer steps seen),
+    ``history`` (one dict per mask update), ``method`` (fractions resolved).
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        optimizer: Any,
+        targets: Rules = None,
+        ignore: Rules = None,
+        *,
+        data: Iterable[Any] | None = None,
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        masks: MaskSet | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.optimizer = unwrap(optimizer)
+        self.model, self.targets = model, eligible(model, targets, ignore)
+        self.method = method.resolve(steps)
+        check_owns(self.optimizer, self.targets.values())
+        self._check_budget()
+        self.step, self.history = 0, list[dict[str, Any]]()
+        self.generator = torch.Generator().manual_seed(ranks.shared_seed(seed))
+        self.masks = MaskSet({n: torch.ones(t.param.shape, dtype=torch.bool) for n, t in self.targets.items()})
+        self._to_device()
+        self._seen = self.masks.clone()  # union of all masks so far
+        self._latent: dict[str, Tensor] = {}
+        self._stats: dict[str, dict[str, Tensor]] = {n: {} for n in self.targets}
+        self._grads: dict[str, Tensor] = {}
+        self._before_values: dict[str, Tensor] = {}
+        self._data, self._loss, self._skip = data, loss, False
+        self._two_way: dict[str, TwoWay] = {}
+        self._handles: list[Any] = []
+        if state is not None:
+            self.load_state_dict(state)
+        else:
+            self._start(masks)
+        self._hook()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def _start(self, masks: MaskSet | None) -> None:
+        """The mask of step 0, applied; nothing is touched if choosing it fails."""
+        if masks is not None:
+            self.masks.check_same(masks)
+            chosen: MaskSet | None = masks.clone()
+        else:
+            chosen = self._first_masks()
+        if chosen is not None:
+            self.masks = chosen
+            self._to_device()
+        self._seen = self.masks.clone()
+        if self.method.flow.latent:
+            self._latent = {n: t.param.detach().clone() for n, t in self.targets.items()}
+        self._write_values()
+        self._mask_state()
+        self._record(churn=None)
+
+    def _first_masks(self) -> MaskSet | None:
+        schedule = self.method.schedule
+        value = None if schedule is None else schedule(0)
+        if not value:
+            return None
+        needs = self.method.requires(at_start=True)
+        rounds = schedule.parts() if isinstance(schedule, OneShot) else [value]
+        backup = {n: t.param.detach().clone() for n, t in self.targets.items()} if len(rounds) > 1 else {}
+        masks = self.masks
+        try:
+            for sparsity in rounds:
+                measured = statistics.measure(self.model, self.targets, needs, self._data, self._loss)
+                masks = self._pruned(masks, sparsity, measured, first=True)
+                if backup:
+                    self._multiply(masks)
+        finally:
+            with torch.no_grad():
+                for n, value_ in backup.items():
+                    self.targets[n].param.copy_(value_)
+        return masks
+
+    def _hook(self) -> None:
+        self._handles = [
+            self.optimizer.register_step_pre_hook(self._pre_step),
+            self.optimizer.register_step_post_hook(self._post_step),
+        ]
+        if self.method.flow.two_way:
+            for n, t in self.targets.items():
+                if n not in self._two_way:
+                    self._two_way[n] = TwoWay(t.module, n, self._backward_value(n))
+                self._two_way[n].hook(t.module)
+
+    def detach(self) -> None:
+        """Stop masking and leave everything as it is."""
+        for handle in self._handles:
+            handle.remove()
+        for hooks in self._two_way.values():
+            hooks.unhook()
+        self._handles = []
+
+    def finalize_(self) -> Sparsifier:
+        """Zeros in place, hooks gone: plain modules, no extra keys. Dead coordinates of any flow with zeros end as zeros."""
+        with torch.no_grad():
+            for n, t in self.targets.items():
+                if n in self._latent:
+                    ranks.local(t.param).copy_(ranks.local(self._latent[n]))
+            if self.method.flow.zeros:
+                self._multiply(self.masks)
+        self._latent = {}
+        self.detach()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: everything but hooks, data and loss. Copy model, optimizer and sparsifier together."""
+        state = self.__dict__.copy()
+        state.update(_handles=[], _data=None, _loss=None, _grads={}, _before_values={}, _attached=bool(self._handles))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        attached = state.pop("_attached")
+        self.__dict__.update(state)
+        if attached:
+            self._hook()
+
+    # --- one optimizer step -------------------------------------------------------------------------------------
+
+    def _pre_step(self, *_: Any) -> None:
+        self._skip = skipped(self.optimizer)
+        if self._skip:
+            return
+        flow, step = self.method.flow, self.step + 1
+        needs = self.method.requires() & statistics.ACCUMULATED
+        wants_grads = self._due(step) and "grad" in self.method.requires()
+        changes_grad = type(flow).grad is not Flow.grad
+        scale = grad_scale(self.optimizer) if needs or wants_grads or changes_grad else 1.0
+        with torch.no_grad():
+            for n, t in self.targets.items():
+                if n in self._latent:
+                    ranks.local(t.param).copy_(ranks.local(self._latent[n]))
+                grad = t.param.grad
+                if grad is None or not t.param.requires_grad:
+                    continue
+                true = grad if scale == 1.0 else grad / scale
+                if needs:
+                    statistics.accumulate(self._stats[n], needs, t.param.detach(), true)
+                if wants_grads:
+                    self._grads[n] = true.clone() if changes_grad else true
+                if changes_grad:
+                    g, w, m = ranks.local(true), ranks.local(t.param), ~self._dead[n]
+                    ranks.local(grad).copy_(flow.grad(g, w, m, step) * scale)
+                if type(flow).update is not Flow.update and not isinstance(flow, Hard):
+                    self._before_values[n] = ranks.local(t.param).detach().clone()
+
+    def _post_step(self, *_: Any) -> None:
+        if self._skip:
+            return
+        self.step += 1
+        with torch.no_grad():
+            self._apply_update()
+            if self._due(self.step):
+                self._move_masks()
+            if self.method.flow.latent:
+                for n, t in self.targets.items():
+                    self._latent[n].copy_(t.param)
+            self._write_values()
+        self._grads, self._before_values = {}, {}
+
+    def _apply_update(self) -> None:
+        flow = self.method.flow
+        for n, t in self.targets.items():
+            if n in self._before_values:
+                w = ranks.local(t.param)
+                w.copy_(flow.update(w, self._before_values[n], ~self._dead[n], self.step))
+        self._mask_state()
+
+    def _mask_state(self) -> None:
+        """Zero the optimizer's memory of dead coordinates, for flows in which they receive nothing."""
+        if not (isinstance(self.method.flow, Hard) or not self.method.flow.zeros):
+            return
+        for n, t in self.targets.items():
+            for tensor in state_tensors(self.optimizer, t.param):
+                ranks.local(tensor).masked_fill_(self._dead[n], 0)
+
+    def _write_values(self) -> None:
+        """Put into each parameter the value its layer computes with."""
+        flow = self.method.flow
+        with torch.no_grad():
+            if isinstance(flow, Hard):
+                self._multiply(self.masks)
+            elif flow.latent:
+                for n, t in self.targets.items():
+                    w = ranks.local(self._latent[n])
+                    ranks.local(t.param).copy_(flow.forward(w, ~self._dead[n], self.step))
+            for n, hooks in self._two_way.items():
+                hooks.weight = self._backward_value(n)
+
+    def _backward_value(self, n: str) -> Tensor:
+        target = self.targets[n]
+        w, m = target.canonical(self._latent.get(n, target.param.detach())), target.canonical(self.masks[n])
+        return target.canonical(self.method.flow.backward(w, m, self.step))
+
+    def _multiply(self, masks: MaskSet) -> None:
+        with torch.no_grad():
+            for n, t in self.targets.items():
+                dead = self._dead[n] if masks is self.masks else ~ranks.shard_like(masks[n], t.param)
+                ranks.local(t.param).masked_fill_(dead, 0)
+
+    # --- moving the masks -----------------------------------------------------------------------------------------
+
+    def _due(self, step: int) -> bool:
+        words = (self.method.schedule, self.method.exchange)
+        return any(word is not None and word(step) is not None for word in words)
+
+    def _move_masks(self) -> None:
+        sparsity = None if self.method.schedule is None else self.method.schedule(self.step)
+        share = None if self.method.exchange is None else self.method.exchange(self.step)
+        needs = self.method.requires() & {"hessian_grad", "synflow"}
+        measured = statistics.measure(self.model, self.targets, needs, self._data, self._loss)
+        before, masks = self.masks, self.masks
+        if sparsity is not None:
+            masks = self._pruned(masks, sparsity, measured)
+        if share is not None:
+            masks = self._exchanged(masks, share, measured)
+        self.masks = masks
+        self._to_device()
+        self._seen = self._seen.union(masks)
+        self._mask_state()
+        self._record(churn=masks.churn(before))
+
+    def _pruned(self, masks: MaskSet, sparsity: float, measured: Any, *, first: bool = False) -> MaskSet:
+        moving = self._moving(first)
+        fixed = {n: m for n, m in masks.items() if n not in moving}
+        total = kept(masks.numel(), sparsity) - sum(count(m) for m in fixed.values()) if fixed else None
+        if not moving or (total is not None and total <= 0):
+            return masks
+        weights, canonical, stats = self._views(masks, moving, measured)
+        new = topology.prune_to(
+            self.method, weights, canonical, stats, sparsity, first=first, total=total, reduce=ranks.mean
+        )
+        return self._merged(masks, new)
+
+    def _exchanged(self, masks: MaskSet, share: float, measured: Any) -> MaskSet:
+        moving = self._moving(False)
+        weights, canonical, stats = self._views(masks, moving, measured)
+        relaxed = self.method.relaxed(masks.sparsity())
+        new = topology.exchange(self.method, weights, canonical, stats, share, relaxed=relaxed, reduce=ranks.mean)
+        return self._merged(masks, new)
+
+    def _moving(self, first: bool) -> list[str]:
+        """Names whose masks may change: all at first, later those that still train."""
+        return [n for n, t in self.targets.items() if first or t.param.requires_grad]
+
+    def _views(self, masks: MaskSet, names: list[str], measured: dict[str, dict[str, Tensor]]) -> tuple[Any, Any, Any]:
+        """Whole tensors in canonical layout: weights, masks, statistics."""
+        weights, canonical, stats = {}, {}, {}
+        for n in names:
+            t = self.targets[n]
+            known = dict(self._stats[n]) | measured[n]
+            if n in self._grads:
+                known["grad"] = self._grads[n]
+            elif "grad" not in known and self.step:
+                known["grad"] = torch.zeros_like(t.param)  # got no gradient in this step
+            weights[n] = t.canonical(ranks.full(t.param.detach()))
+            canonical[n] = t.canonical(masks[n])
+            values = {k: t.canonical(ranks.full(v)) for k, v in known.items()}
+            stats[n] = Stats(generator=self.generator, **values)
+        return weights, canonical, stats
+
+    def _merged(self, masks: MaskSet, new: dict[str, Tensor]) -> MaskSet:
+        return MaskSet({n: self.targets[n].canonical(new[n]).contiguous() if n in new else m for n, m in masks.items()})
+
+    def _to_device(self) -> None:
+        """Masks follow the parameters to their device; the local parts of sharded ones are cut once."""
+        params = {n: t.param for n, t in self.targets.items()}
+        self.masks = MaskSet({n: ranks.on_device(m, params[n]) for n, m in self.masks.items()})
+        self._dead = {n: ~ranks.shard_like(m, params[n]) for n, m in self.masks.items()}
+
+    def _record(self, churn: float | None) -> None:
+        entry = {"step": self.step, "kept": self.masks.kept(), "total": self.masks.numel(), "explored": self.explored()}
+        self.history.append(entry | {"churn": churn})
+
+    def _check_budget(self) -> None:
+        """Find out before anything is touched whether the final budget can be reached."""
+        if self.method.schedule is None:
+            return
+        shapes = {n: t.shape for n, t in self.targets.items()}
+        self.method.allocation.check(shapes, self.method.target_sparsity, self.method.pattern)
+
+    # --- what users ask -------------------------------------------------------------------------------------------
+
+    @property
+    def sparsity(self) -> float:
+        """Realised fraction of zeros over the targets."""
+        return self.masks.sparsity()
+
+    def counts(self) -> dict[str, Any]:
+        """{"kept", "total", "layers": {name: (kept, total)}}, exact."""
+        return {"kept": self.masks.kept(), "total": self.masks.numel(), "layers": self.masks.counts()}
+
+    def explored(self) -> float:
+        """In-time exploration rate: share of coordinates that were ever alive, |union of masks| / N."""
+        return self._seen.kept() / self._seen.numel()
+
+    def assert_agree(self) -> str:
+        """The digest of the masks, after making sure that all ranks hold the same; MaskMismatch otherwise."""
+        return ranks.assert_agree(self.masks)
+
+    def project_(self, model: nn.Module) -> nn.Module:
+        """Multiply another copy of the model (an EMA, an average) by the masks, in place."""
+        others = {plain_name(t.name): t.param for t in parameters(model)}
+        missing = [n for n in self.masks if n not in others or others[n].shape != self.targets[n].param.shape]
+        if missing:
+            raise MaskMismatch(f"{type(model).__name__} has no parameter {missing[0]!r} of the masked shape")
+        with torch.no_grad():
+            for n in self.masks:
+                dead = ~ranks.shard_like(ranks.on_device(self.masks[n], others[n]), others[n])
+                ranks.local(others[n]).masked_fill_(dead, 0)  # not a product: no -0.0, and NaN dies too
+        return model
+
+    def add_(self, targets: Rules) -> list[str]:
+        """Take in parameters that came later (new layers, unfrozen heads), pruned to the sparsity of the others."""
+        new = {n: t for n, t in eligible(self.model, targets).items() if n not in self.targets}
+        check_owns(self.optimizer, new.values())
+        if not new:
+            raise OwnershipError(f"targets={targets!r} names nothing new; already sparse: {', '.join(self.targets)}")
+        ones = MaskSet({n: torch.ones(t.param.shape, dtype=torch.bool) for n, t in new.items()})
+        other = object.__new__(Sparsifier)  # the same words, generator and step, for the new parameters only
+        other.__dict__.update(self.__dict__)
+        other.targets, other.masks, other._stats, other._grads = new, ones, {n: {} for n in new}, {}
+        other._to_device()
+        sparsity = self.sparsity
+        needs = self.method.requires(at_start=True)
+        measured = statistics.measure(self.model, new, needs, self._data, self._loss)
+        chosen = other._pruned(other.masks, sparsity, measured, first=True) if sparsity else other.masks
+        self.targets |= new
+        self._stats |= {n: {} for n in new}
+        self.masks, self._seen = MaskSet({**self.masks, **chosen}), MaskSet({**self._seen, **chosen})
+        self._to_device()
+        if self.method.flow.latent:
+            self._latent |= {n: t.param.detach().clone() for n, t in new.items()}
+        self._write_values()
+        self._mask_state()
+        return list(new)
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit; masks take one bit a weight. Plain data and tensors."""
+        return pack_state(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`; load the model's and the optimizer's own states first.
+
+        Raises:
+            ResumeError: it was saved by another method, another model or a newer version.
+        """
+        loaded = read_state(state, self.method, {n: tuple(t.param.shape) for n, t in self.targets.items()})
+        self.step, self.history = loaded["step"], loaded["history"]
+        self.masks, self._seen = loaded["masks"], loaded["seen"]
+        self._to_device()
+        self._seen = MaskSet({n: m.to(self.masks[n].device) for n, m in self._seen.items()})
+        self.generator.set_state(loaded["generator"])
+        self._stats = {
+            n: {k: _like(v, t.param) for k, v in loaded["stats"][n].items()} for n, t in self.targets.items()
+        }
+        if set(loaded["latent"]) != (set(self.targets) if self.method.flow.latent else set()):
+            raise ResumeError(
+                f"the state holds dense values of {sorted(loaded['latent'])[:3]}…, flow is {self.method.flow}"
+            )
+        self._latent = {n: _like(v, self.targets[n].param) for n, v in loaded["latent"].items()}
+        self._write_values()
+
+
+def _like(value: Tensor, param: Tensor) -> Tensor:
+    return value if ranks.is_sharded(value) else value.to(ranks.local(param).device).clone()

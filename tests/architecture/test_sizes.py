@@ -1,0 +1,41 @@
+"""Files of at most 400 lines, functions of at most 60, core of at most 1,800."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.rules import ROOT
+from tools import sizes
+
+FILES = sizes.python_files([ROOT / "src", ROOT / "tools"])
+CORE_LINES = 1800
+
+
+def test_no_file_is_too_long() -> None:
+    counted = {path: sizes.count_lines(path.read_text(encoding="utf-8")) for path in FILES}
+    assert counted, "nothing was counted"
+    assert {str(path): lines for path, lines in counted.items() if lines > sizes.FILE_LINES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    found = [(str(path), *what) for path in FILES for what in sizes.long_functions(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_the_words_stay_small() -> None:
+    per_folder = sizes.lines_per_folder(sizes.python_files([ROOT / "src" / "sparseland" / "core"]))
+    assert 0 < sum(per_folder.values()) <= CORE_LINES
+
+
+def test_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    body = "    x = 1\n" * sizes.FUNCTION_LINES
+    assert [name for name, *_ in sizes.long_functions(f"def f():\n{body}")] == ["f"]
+    assert list(sizes.long_functions(f"def f():\n{body}", limit=sizes.FUNCTION_LINES + 1)) == []
+    folder = tmp_path / "src"
+    folder.mkdir()
+    (folder / "long.py").write_text("x = 1\n" * (sizes.FILE_LINES + 1))
+    monkeypatch.chdir(tmp_path)
+    assert sizes.main([]) == 1
+    assert "401 lines: src/long.py" in capsys.readouterr().out
