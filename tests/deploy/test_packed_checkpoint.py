@@ -175,7 +175,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
         deploy.save({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "m.safetensors")
     with pytest.raises(SparselandError, match="complex128"):
         deploy.save({"w": torch.ones(2, dtype=torch.complex128)}, tmp_path / "m.safetensors")
-    with pytest.raises(OutputError, match="cannot write .*absent"):
+    with pytest.raises(OutputError, match=r"cannot write .*absent"):
         deploy.save({"w": torch.ones(2)}, tmp_path / "absent" / "m.safetensors")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="cannot write"):

@@ -1,7 +1,7 @@
 """The seven words: pattern, criterion, allocation, schedule, growth, flow and mask. They speak of any tensor."""
 
 from .allocation import ER, ERK, LAMP, Allocation, ERKPlus, Global, Ratios, Uniform, UniformPlus
-from .criterion import SNIP, Criterion, GraSP, Gradient, Magnitude, Movement, Random, Reversed, Stats, SynFlow, Taylor
+from .criterion import SNIP, Criterion, Gradient, GraSP, Magnitude, Movement, Random, Reversed, Stats, SynFlow, Taylor
 from .flow import SRSTE, Bidirectional, Fading, Flow, Frozen, Hard, Penalised, Shrinking, StraightThrough
 from .growth import GrowGradient, GrowMomentum, GrowNone, GrowRandom, Growth
 from .mask import MaskSet

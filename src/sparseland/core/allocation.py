@@ -25,7 +25,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class Allocation(Word):
-    """Divides one budget over named tensors. ``scored``: whether it needs scores; ``criterion``: whose (None: the method's)."""
+    """Divides one budget over named tensors. ``scored``: by ranking scores (of the method or of its ``criterion``)."""
 
     scored: ClassVar[bool] = False
 
@@ -131,7 +131,7 @@ class Bounds:
 
 
 def waterfill(shapes: Shapes, raw: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
-    """Densities min(cap, eps * raw) with eps solved so that they fill the budget (the dense-layer fix-point), as counts.
+    """Counts for densities min(cap, eps * raw), eps solved so that they fill the budget (the dense-layer fix-point).
 
     >>> shapes = {"a": (2, 2), "b": (10, 10)}
     >>> waterfill(shapes, {"a": 9.0, "b": 1.0}, 24, Bounds.of(shapes, Unstructured()))
@@ -153,7 +153,7 @@ def waterfill(shapes: Shapes, raw: Mapping[str, float], budget: int, bounds: Bou
 
 
 def apportion(wanted: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
-    """Round real-valued counts to multiples of each atom inside the bounds, adding up to the budget (largest remainders)."""
+    """Round counts to multiples of each atom inside the bounds, adding up to the budget (largest remainders first)."""
     low, high, step = bounds.low, bounds.high, bounds.step
     counts = {n: min(max(int(w // step[n]) * step[n], low[n]), high[n]) for n, w in wanted.items()}
     rest = budget - sum(counts.values())
@@ -270,6 +270,10 @@ class _Protected(Allocation):
             counts[n] = min(max(round(d * math.prod(shapes[n]) / step) * step, bounds.low[n]), bounds.high[n])
         rest = {n: s for n, s in shapes.items() if n not in counts}
         left = budget - sum(counts.values())
+        spare = left - sum(bounds.high[n] for n in rest)  # more than the rest can hold: the protected ones take it
+        for n in counts if spare > 0 else ():
+            more = min(spare, bounds.high[n] - counts[n])
+            counts[n], spare, left = counts[n] + more, spare - more, left - more
         least = sum(bounds.low[n] for n in rest)
         if left < least or (rest and left <= 0):
             raise InfeasibleBudget(

@@ -35,7 +35,7 @@ class Stats:
 
     def need(self, name: str, who: str) -> Tensor:
         """The statistic ``name``, or a ScoreError that says who wanted it."""
-        value = getattr(self, name)
+        value: Tensor | None = getattr(self, name)
         if value is None:
             raise ScoreError(f"{who} needs the statistic {name!r}, which was not measured (no backward pass yet?)")
         return value

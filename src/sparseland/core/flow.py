@@ -201,7 +201,7 @@ class Bidirectional(Flow):
 
 @dataclass(frozen=True, repr=False)
 class Frozen(Flow):
-    """Dead coordinates keep their value: grad = g m, update = m w + (1 - m) before. The mask acts on the update only."""
+    """The mask acts on the update only: grad = g m, update = m w + (1 - m) before; dead values stay."""
 
     kind: ClassVar[str] = "frozen"
     zeros: ClassVar[bool] = False

@@ -8,8 +8,8 @@ and once more exactly at ``end``, so that the final value is reached.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
 from .errors import ScheduleError
 from .selection import check_sparsity
@@ -27,7 +27,7 @@ class Schedule(Word):
 
     def resolve(self: S, steps: int | None) -> S:
         """Turn fractions of the run into steps, and refuse an end beyond it. ``steps``: length of the run, if known."""
-        changes = {}
+        changes: dict[str, Any] = {}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if isinstance(value, Schedule):
@@ -104,34 +104,31 @@ class OneShot(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class _Timed(Schedule):
-    """Base of schedules on a grid start, start + every, …, end."""
+    """Base of schedules on a grid start, start + every, …, and once more at the end."""
 
-    def _progress(self, step: int) -> float | None:
-        start, end, every = self.start, self.end, self.every  # type: ignore[attr-defined]
-        if isinstance(start, float) or isinstance(end, float):
-            raise ScheduleError(f"{self!r} still holds fractions of a run; resolve(steps) it first")
-        if every < 1:
-            raise ScheduleError(f"{self.kind}.every is {every}; possible: 1 or more steps")
-        if step < start or (end is not None and step > end):
-            return None
-        if (step - start) % every and not (step == end and self.reach_end):
-            return None
-        if step == end and not self.reach_end:
-            return None
-        return 0.0 if end is None else (step - start) / (end - start) if end > start else 1.0
-
-    reach_end: ClassVar[bool] = True
-
-    def _check(self) -> None:
-        start, end = self.start, self.end  # type: ignore[attr-defined]
-        if isinstance(start, int) and isinstance(end, int) and end < start:
-            raise ScheduleError(f"{self.kind}: end {end} lies before start {start}")
+    value: float
+    start: int | float = field(default=0, kw_only=True)
+    end: int | float | None = field(default=None, kw_only=True)
+    every: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._check()
+        if self.every < 1:
+            raise ScheduleError(f"{self.kind}.every is {self.every}; possible: 1 or more steps")
+        if isinstance(self.start, int) and isinstance(self.end, int) and self.end < self.start:
+            raise ScheduleError(f"{self.kind}: end {self.end} lies before start {self.start}")
+
+    def _due(self, step: int) -> bool:
+        if isinstance(self.start, float) or isinstance(self.end, float):
+            raise ScheduleError(f"{self!r} still holds fractions of a run; resolve(steps) it first")
+        if step < self.start or (self.end is not None and step > self.end):
+            return False
+        return step == self.end or (step - self.start) % self.every == 0
 
     def last(self) -> int | None:
-        return self.end  # type: ignore[attr-defined, no-any-return]
+        return None if self.end is None else int(self.end)
+
+    def final(self) -> float:
+        return self.value
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,26 +140,19 @@ class Constant(_Timed):
     """
 
     kind: ClassVar[str] = "constant"
-    value: float
-    start: int | float = 0
-    end: int | float | None = None
-    every: int = 1
-    reach_end: ClassVar[bool] = False  # nothing to reach
 
     def resolve(self, steps: int | None) -> Constant:
-        end = None if self.end is None else resolve_step(self.end, steps, "constant.end")
-        return self.replace(start=resolve_step(self.start, steps, "constant.start"), end=end)
+        return super().resolve(steps) if self.end is not None else super().resolve(steps).replace(end=None)
 
     def __call__(self, step: int) -> float | None:
-        return None if self._progress(step) is None else self.value
-
-    def final(self) -> float:
-        return self.value
+        return self.value if step != self.end and self._due(step) else None
 
 
 @dataclass(frozen=True, repr=False)
 class _Ramp(_Timed):
-    """From ``initial`` at ``start`` to ``final`` at ``end``; the shape is `curve`."""
+    """From ``initial`` at ``start`` to ``value`` at ``end``; the shape is `curve`."""
+
+    initial: float = field(default=0.0, kw_only=True)
 
     @staticmethod
     def curve(progress: float) -> float:
@@ -170,26 +160,26 @@ class _Ramp(_Timed):
         raise TypeError("a ramp must define its curve")
 
     def __call__(self, step: int) -> float | None:
-        progress = self._progress(step)
-        if progress is None:
+        if not self._due(step):
             return None
-        if step == self.end:  # type: ignore[attr-defined]
-            return self.value  # type: ignore[attr-defined, no-any-return]
-        a, b = self.initial, self.value  # type: ignore[attr-defined]
-        return a + (b - a) * self.curve(progress)  # type: ignore[no-any-return]
-
-    def final(self) -> float:
-        return self.value  # type: ignore[attr-defined, no-any-return]
+        if step == self.end:
+            return self.value
+        if self.end is None:
+            raise ScheduleError(f"{self!r} does not know its end; resolve(steps) it first")
+        return self.initial + (self.value - self.initial) * self.curve((step - self.start) / (self.end - self.start))
 
     def resolve(self: S, steps: int | None) -> S:
-        out = super().resolve(steps)
-        if out.end is None:  # type: ignore[attr-defined]
+        out: Any = super().resolve(steps)
+        if out.end is None:
             raise ScheduleError(
                 f"{self.kind}.end is the end of a run of unknown length: give end, or attach(…, steps=…)"
             )
-        if out.end <= out.start and self.start != self.end:  # type: ignore[attr-defined]
-            raise ScheduleError(f"{self.kind}: end {out.end} is not after start {out.start}")  # type: ignore[attr-defined]
-        return out
+        if out.end - out.start < out.every and out.initial != out.value:
+            raise ScheduleError(
+                f"{self.kind}: the window from step {out.start} to {out.end} is shorter than one interval "
+                f"(every={out.every}); possible: every = 1 … {max(1, out.end - out.start)}, or a longer run"
+            )
+        return out  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,11 +187,6 @@ class Linear(_Ramp):
     """initial + (value - initial) * p, p = (t - start) / (end - start)."""
 
     kind: ClassVar[str] = "linear"
-    value: float
-    initial: float = 0.0
-    start: int | float = 0
-    end: int | float | None = None
-    every: int = 1
 
     @staticmethod
     def curve(progress: float) -> float:
@@ -217,11 +202,6 @@ class Cosine(_Ramp):
     """
 
     kind: ClassVar[str] = "cosine"
-    value: float
-    initial: float = 0.0
-    start: int | float = 0
-    end: int | float | None = None
-    every: int = 1
 
     @staticmethod
     def curve(progress: float) -> float:
@@ -239,15 +219,10 @@ class Cubic(_Ramp):
     """
 
     kind: ClassVar[str] = "cubic"
-    value: float
-    initial: float = 0.0
-    start: int | float = 0
-    end: int | float | None = None
-    every: int = 1
-    stop: str = "at"
+    stop: str = field(default="at", kw_only=True)
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         if self.stop not in ("at", "before"):
             raise ScheduleError(f"cubic.stop is {self.stop!r}; possible: 'at', 'before'")
 

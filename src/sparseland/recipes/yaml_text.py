@@ -1,7 +1,8 @@
 """YAML as recipes are written in: read safely, with numbers and booleans as people mean them.
 
 Differs from YAML 1.1, which PyYAML speaks: ``1e-3`` is a number, ``2:4`` is a string (and not 124 in base 60), ``no``
-and ``on`` are strings, ``010`` is ten, dates are strings, and a key given twice is an error. What is written here reads
+and ``on`` are strings, ``010`` is ten, dates are strings, a key given twice is an error, and there
+are no aliases. What is written here reads
 the same in both dialects, because whatever either of them would take for something else is quoted.
 """
 
@@ -16,14 +17,14 @@ import yaml
 from ..core.errors import RecipeError, nearest
 from ..core.word import Word
 
-_FLOAT = r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
-_INT = r"[-+]?[0-9][0-9_]*"
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_INT = rf"[-+]?{_DIGITS}"
+_FLOAT = rf"[-+]?(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS}|{_DIGITS}(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
 _RESOLVERS = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
     ("tag:yaml.org,2002:float", _FLOAT, "-+.0123456789"),
     ("tag:yaml.org,2002:int", _INT, "-+0123456789"),
-    ("tag:yaml.org,2002:merge", r"<<", "<"),
 )
 
 
@@ -32,13 +33,18 @@ class RecipeLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As usual, but without aliases: they can make a few lines grow without end."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out", mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A dict with text keys, each given once."""
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"a key is text, not {key!r}", key_node.start_mark

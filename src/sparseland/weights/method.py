@@ -13,7 +13,7 @@ from ..core.allocation import Allocation, Global
 from ..core.criterion import Criterion, Magnitude
 from ..core.errors import ScheduleError
 from ..core.flow import Flow, Hard
-from ..core.growth import Growth, GrowNone
+from ..core.growth import GrowNone, Growth
 from ..core.mask import MaskSet
 from ..core.pattern import NM, Pattern, Unstructured
 from ..core.schedule import Schedule, check_sparsity_schedule

@@ -27,12 +27,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor on every rank. Collective for sharded tensors; the identity otherwise."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's storage of a tensor (a view)."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:

@@ -16,17 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.criterion import Stats
 from ..core.errors import MaskMismatch, OwnershipError, ResumeError
 from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
-from ..core.selection import count, kept
-from . import ranks, statistics, topology
+from . import moves, ranks, statistics
 from .method import Method
 from .optimizer_state import check_owns, grad_scale, skipped, state_tensors, unwrap
 from .state import pack_state, read_state
-from .targets import Rules, Target, eligible, parameters, plain_name
+from .targets import Rules, eligible, parameters, plain_name
 from .two_way import TwoWay
 
 
@@ -106,7 +104,7 @@ class Sparsifier:
         try:
             for sparsity in rounds:
                 measured = statistics.measure(self.model, self.targets, needs, self._data, self._loss)
-                masks = self._pruned(masks, sparsity, measured, first=True)
+                masks = moves.pruned(self, masks, sparsity, measured, first=True)
                 if backup:
                     self._multiply(masks)
         finally:
@@ -135,7 +133,7 @@ class Sparsifier:
         self._handles = []
 
     def finalize_(self) -> Sparsifier:
-        """Zeros in place, hooks gone: plain modules, no extra keys. Dead coordinates of any flow with zeros end as zeros."""
+        """Zeros in place (unless the flow is frozen), hooks gone: plain modules, no extra keys."""
         with torch.no_grad():
             for n, t in self.targets.items():
                 if n in self._latent:
@@ -147,7 +145,7 @@ class Sparsifier:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: everything but hooks, data and loss. Copy model, optimizer and sparsifier together."""
+        """For deepcopy and pickle of (model, optimizer, sparsifier) together: everything but hooks, data and loss."""
         state = self.__dict__.copy()
         state.update(_handles=[], _data=None, _loss=None, _grads={}, _before_values={}, _attached=bool(self._handles))
         return state
@@ -254,56 +252,14 @@ class Sparsifier:
         measured = statistics.measure(self.model, self.targets, needs, self._data, self._loss)
         before, masks = self.masks, self.masks
         if sparsity is not None:
-            masks = self._pruned(masks, sparsity, measured)
+            masks = moves.pruned(self, masks, sparsity, measured)
         if share is not None:
-            masks = self._exchanged(masks, share, measured)
+            masks = moves.exchanged(self, masks, share, measured)
         self.masks = masks
         self._to_device()
         self._seen = self._seen.union(masks)
         self._mask_state()
         self._record(churn=masks.churn(before))
-
-    def _pruned(self, masks: MaskSet, sparsity: float, measured: Any, *, first: bool = False) -> MaskSet:
-        moving = self._moving(first)
-        fixed = {n: m for n, m in masks.items() if n not in moving}
-        total = kept(masks.numel(), sparsity) - sum(count(m) for m in fixed.values()) if fixed else None
-        if not moving or (total is not None and total <= 0):
-            return masks
-        weights, canonical, stats = self._views(masks, moving, measured)
-        new = topology.prune_to(
-            self.method, weights, canonical, stats, sparsity, first=first, total=total, reduce=ranks.mean
-        )
-        return self._merged(masks, new)
-
-    def _exchanged(self, masks: MaskSet, share: float, measured: Any) -> MaskSet:
-        moving = self._moving(False)
-        weights, canonical, stats = self._views(masks, moving, measured)
-        relaxed = self.method.relaxed(masks.sparsity())
-        new = topology.exchange(self.method, weights, canonical, stats, share, relaxed=relaxed, reduce=ranks.mean)
-        return self._merged(masks, new)
-
-    def _moving(self, first: bool) -> list[str]:
-        """Names whose masks may change: all at first, later those that still train."""
-        return [n for n, t in self.targets.items() if first or t.param.requires_grad]
-
-    def _views(self, masks: MaskSet, names: list[str], measured: dict[str, dict[str, Tensor]]) -> tuple[Any, Any, Any]:
-        """Whole tensors in canonical layout: weights, masks, statistics."""
-        weights, canonical, stats = {}, {}, {}
-        for n in names:
-            t = self.targets[n]
-            known = dict(self._stats[n]) | measured[n]
-            if n in self._grads:
-                known["grad"] = self._grads[n]
-            elif "grad" not in known and self.step:
-                known["grad"] = torch.zeros_like(t.param)  # got no gradient in this step
-            weights[n] = t.canonical(ranks.full(t.param.detach()))
-            canonical[n] = t.canonical(masks[n])
-            values = {k: t.canonical(ranks.full(v)) for k, v in known.items()}
-            stats[n] = Stats(generator=self.generator, **values)
-        return weights, canonical, stats
-
-    def _merged(self, masks: MaskSet, new: dict[str, Tensor]) -> MaskSet:
-        return MaskSet({n: self.targets[n].canonical(new[n]).contiguous() if n in new else m for n, m in masks.items()})
 
     def _to_device(self) -> None:
         """Masks follow the parameters to their device; the local parts of sharded ones are cut once."""
@@ -367,7 +323,7 @@ class Sparsifier:
         sparsity = self.sparsity
         needs = self.method.requires(at_start=True)
         measured = statistics.measure(self.model, new, needs, self._data, self._loss)
-        chosen = other._pruned(other.masks, sparsity, measured, first=True) if sparsity else other.masks
+        chosen = moves.pruned(other, other.masks, sparsity, measured, first=True) if sparsity else other.masks
         self.targets |= new
         self._stats |= {n: {} for n in new}
         self.masks, self._seen = MaskSet({**self.masks, **chosen}), MaskSet({**self._seen, **chosen})

@@ -26,7 +26,7 @@ DECAY = 0.9  # of the moving average behind "momentum"
 def default_loss(model: nn.Module, batch: Any) -> Tensor:
     """Cross-entropy of an (input, label) batch, or ``.loss`` of a model called with a dict batch."""
     if isinstance(batch, Mapping):
-        loss = getattr(model(**batch), "loss", None)
+        loss: Tensor | None = getattr(model(**batch), "loss", None)
         if loss is None:
             raise SparselandError(
                 f"{type(model).__name__} returned no .loss for a batch with {list(batch)}; pass loss=…"
@@ -35,8 +35,8 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
     raise SparselandError(
-        f"cannot tell input and label in a batch of type {type(batch).__name__}: give (input, label) tuples, dicts with "
-        f"labels, or loss=lambda model, batch: …"
+        f"cannot tell input and label in a batch of type {type(batch).__name__}: give (input, label) tuples, "
+        f"dicts with labels, or loss=lambda model, batch: …"
     )
 
 
@@ -133,7 +133,8 @@ def hessian_gradients(
         total = [torch.zeros_like(p) for p in params]
         for batch in batches:
             first = torch.autograd.grad(loss(model, batch) / len(batches), params, create_graph=True, allow_unused=True)
-            inner = sum((g * mean[n]).sum() for n, g in zip(names, first, strict=True) if g is not None)
+            products = [(g * mean[n]).sum() for n, g in zip(names, first, strict=True) if g is not None]
+            inner = torch.stack(products).sum()
             second = torch.autograd.grad(inner, params, allow_unused=True)
             for sum_, part in zip(total, second, strict=True):
                 if part is not None:

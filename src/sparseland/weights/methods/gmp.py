@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Allocation, Cubic, Global, Pattern, Unstructured
+from ...core import Allocation, Cubic, Pattern
 from ..method import Method
 from ._registry import register
 
@@ -15,8 +15,8 @@ def GMP(
     start: int | float = 0,
     end: int | float = 0.75,
     every: int = 100,
-    allocation: Allocation | str = Global(),
-    pattern: Pattern | str = Unstructured(),
+    allocation: Allocation | str = "global",
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
     """s(t) = s_f + (s_i - s_f)(1 - (t - t_0)/(t_f - t_0))^3 every ``every`` steps, by magnitude; nothing comes back.
 

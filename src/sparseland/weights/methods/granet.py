@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import ERK, Cosine, Cubic, Global, GrowGradient, Growth, Pattern, Random, Unstructured
+from ...core import ERK, Cosine, Cubic, Global, Growth, Pattern, Random
 from ..method import Method
 from ._registry import register
 
@@ -18,9 +18,9 @@ def GraNet(
     drop: float = 0.5,
     drop_end: float = 0.005,
     regrow_until: int | float | None = 1.0,
-    growth: Growth | str = GrowGradient(),
+    growth: Growth | str = "gradient",
     stop: str = "at",
-    pattern: Pattern | str = Unstructured(),
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
     """Every ``every`` steps: prune globally by |w| to a cubic schedule, then per layer drop and regrow a share r(t).
 

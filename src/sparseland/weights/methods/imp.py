@@ -1,10 +1,10 @@
-"""Iterative magnitude pruning with rewinding (arXiv 1803.03635, 1912.05671, 2003.02389): train, prune, go back, again."""
+"""Iterative magnitude pruning (arXiv 1803.03635, 1912.05671, 2003.02389): train, prune, rewind, again."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...core import Allocation, Global, MaskSet, OneShot, Pattern, Unstructured
+from ...core import Allocation, MaskSet, OneShot, Pattern
 from ...core.errors import RecipeError, ScheduleError
 from ..method import Method
 from ..oneshot import prune_
@@ -14,7 +14,7 @@ from ._registry import register
 
 @register("imp")
 def IMP(
-    sparsity: float = 0.9, *, allocation: Allocation | str = Global(), pattern: Pattern | str = Unstructured()
+    sparsity: float = 0.9, *, allocation: Allocation | str = "global", pattern: Pattern | str = "unstructured"
 ) -> Method:
     """The pruning step of IMP: magnitude, at the end of a training. `imp` runs the whole procedure on a Trainer.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Allocation, Global, OneShot, Pattern, Unstructured
+from ...core import Allocation, OneShot, Pattern
 from ..method import Method
 from ._registry import register
 
@@ -12,8 +12,8 @@ def Magnitude(
     sparsity: float = 0.9,
     *,
     at: int | float = 0,
-    allocation: Allocation | str = Global(),
-    pattern: Pattern | str = Unstructured(),
+    allocation: Allocation | str = "global",
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
     """Keep the (1 - sparsity) share of weights with the largest magnitude at step ``at``.
 

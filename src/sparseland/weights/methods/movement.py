@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import Allocation, Cubic, Global, Pattern, StraightThrough, Unstructured
+from ...core import Allocation, Cubic, Pattern, StraightThrough
 from ...core import Movement as MovementScore
 from ..method import Method
 from ._registry import register
@@ -15,8 +15,8 @@ def Movement(
     start: int | float = 0.1,
     end: int | float = 0.75,
     every: int = 10,
-    allocation: Allocation | str = Global(),
-    pattern: Pattern | str = Unstructured(),
+    allocation: Allocation | str = "global",
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
     """Scores S = -sum_t w_t dL/dw'_t, w' = w m(S); the top share of S lives, the others wait unchanged and may return.
 

@@ -15,7 +15,6 @@ from ...core import (
     Ratios,
     Uniform,
     UniformPlus,
-    Unstructured,
 )
 from ...core.errors import RecipeError, nearest
 from ..method import Method
@@ -34,7 +33,7 @@ RATIOS: dict[str, Allocation] = {
 
 @register("random")
 def RandomPruning(
-    sparsity: float = 0.9, *, ratios: str | Allocation = "erk", pattern: Pattern | str = Unstructured()
+    sparsity: float = 0.9, *, ratios: str | Allocation = "erk", pattern: Pattern | str = "unstructured"
 ) -> Method:
     """Exactly round(d_l n_l) weights per layer at random places, d_l from ``ratios``; then train as the dense net.
 

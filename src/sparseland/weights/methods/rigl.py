@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import ERK, Allocation, Cosine, GrowGradient, OneShot, Pattern, Random, Unstructured
+from ...core import Allocation, Cosine, GrowGradient, OneShot, Pattern, Random
 from ..method import Method
 from ._registry import register
 
@@ -14,10 +14,10 @@ def RigL(
     drop: float = 0.3,
     every: int = 100,
     end: int | float = 0.75,
-    allocation: Allocation | str = ERK(),
-    pattern: Pattern | str = Unstructured(),
+    allocation: Allocation | str = "erk",
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
-    """Every ``every`` steps: drop f(t) = drop (1 + cos(pi t / end)) / 2 of each layer by |w|, grow as many by |gradient|.
+    """Every ``every`` steps drop f(t) = drop (1 + cos(pi t / end)) / 2 of each layer by |w|, grow as many by |g|.
 
     >>> round(RigL(0.9, end=1000).exchange(500), 6)
     0.15

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...core import ERK, Allocation, Constant, GrowRandom, OneShot, Pattern, Random, Unstructured
+from ...core import Allocation, Constant, GrowRandom, OneShot, Pattern, Random
 from ..method import Method
 from ._registry import register
 
@@ -14,8 +14,8 @@ def SET(
     drop: float = 0.3,
     every: int = 100,
     end: int | float | None = 0.75,
-    allocation: Allocation | str = ERK(),
-    pattern: Pattern | str = Unstructured(),
+    allocation: Allocation | str = "erk",
+    pattern: Pattern | str = "unstructured",
 ) -> Method:
     """Every ``every`` steps until ``end``: drop the share ``drop`` of smallest |w| per layer, grow as many at random.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...core import NM, SRSTE as SRSTEFlow
-from ...core import Constant, Pattern, Uniform
+from ...core import NM, Constant, Pattern, Uniform
+from ...core import SRSTE as SRSTEFlow
 from ...core import pattern as read_pattern
 from ...core.errors import PatternError
 from ..method import Method
@@ -11,7 +11,7 @@ from ._registry import register
 
 
 @register("sr-ste")
-def SRSTE(pattern: Pattern | str = NM(2, 4), *, decay: float = 2e-4, every: int = 1) -> Method:
+def SRSTE(pattern: Pattern | str = "2:4", *, decay: float = 2e-4, every: int = 1) -> Method:
     """forward w m, m = the top N of every M by |w|, renewed every ``every`` steps; grad = g + decay (1 - m) w.
 
     >>> SRSTE("2:4").target_sparsity

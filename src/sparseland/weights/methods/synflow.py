@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ...core import Global, OneShot, Pattern, Unstructured
+from ...core import Global, OneShot, Pattern
 from ...core import SynFlow as SynFlowScore
 from ..method import Method
 from ._registry import register
 
 
 @register("synflow")
-def SynFlow(sparsity: float = 0.9, *, rounds: int = 100, pattern: Pattern | str = Unstructured()) -> Method:
+def SynFlow(sparsity: float = 0.9, *, rounds: int = 100, pattern: Pattern | str = "unstructured") -> Method:
     """Keep the largest |w| dR/d|w|, R = 1^T (prod |W_l|) 1; ``data`` only gives the input's shape.
 
     Rounds keep layers from collapsing: after round i the density is d^(i/rounds).

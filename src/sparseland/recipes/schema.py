@@ -1,0 +1,253 @@
+"""What a recipe is: one training run by its fields, and optionally what to compare.
+
+A recipe's keys are those of `TrainConfig` (one vocabulary in Python, dict and YAML), and ``name``, ``description``,
+``compare``. Everything is checked when the recipe is made; unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator
+
+from ..core.errors import RecipeError, SparselandError, nearest
+from ..train.config import TrainConfig
+from .program import python_program
+from .yaml_text import read_yaml, write_yaml
+
+OWN_KEYS = ("name", "description", "compare")
+
+
+class Compare(BaseModel):
+    """Methods × seeds, everything else being equal.
+
+    Parameters:
+        methods: mappings such as ``{"name": "rigl", "sparsity": 0.9}``; ``label`` names one in tables (default: its
+            name, with what tells it from others of that name).
+        seeds: integers, each given once.
+        sparsity: for the methods that have such a hyperparameter and do not state it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    methods: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sparsity: float | None = None
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            raise ValueError("the list is empty; give at least one")
+        if len({repr(item) for item in value}) < len(value):
+            raise ValueError("an entry is given twice")
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a comparison: its method's label, its seed and its whole configuration."""
+
+    label: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Where it is kept below the comparison's folder, for example ``rigl/seed-0``."""
+        safe = "".join(c if c.isalnum() or c in "._-=+" else "-" for c in self.label)
+        return f"{safe}/seed-{self.seed}"
+
+
+class Recipe(BaseModel):
+    """A training run, and what to compare it with.
+
+    Parameters:
+        config: the run.
+        name: lower-case words for tables and folders.
+        description: for people.
+        compare: methods × seeds, or None.
+
+    Raises:
+        RecipeError: see `from_dict`.
+
+    >>> recipe = Recipe.from_dict({"data": "digits", "lr": 0.05, "compare": {"methods": [{"name": "dense"}], "seeds": [0]}})
+    >>> Recipe.from_yaml(recipe.to_yaml()) == recipe
+    True
+    >>> [(run.label, run.seed, run.config.lr) for run in recipe.runs()]
+    [('dense', 0, 0.05)]
+    >>> try:
+    ...     Recipe.from_dict({"optimiser": "sgd"})
+    ... except RecipeError as error:
+    ...     print(str(error).partition(" Possible")[0])
+    recipe: unknown key 'optimiser'; did you mean 'optimizer'?
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    config: InstanceOf[TrainConfig] = Field(default_factory=TrainConfig)
+    name: str = "recipe"
+    description: str = ""
+    compare: Compare | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "recipe") -> Recipe:
+        """A recipe from plain data.
+
+        Parameters:
+            data: keys of `TrainConfig`, and ``name``, ``description``, ``compare``.
+            source: what to call it in errors.
+
+        Raises:
+            RecipeError: an unknown key (with its path and the nearest known one), a value of the wrong type, a method
+                that cannot be made.
+        """
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"{source}: a recipe is a mapping of keys to values, not {data!r}")
+        _refuse_unknown(data, [*OWN_KEYS, *(f.name for f in dataclasses.fields(TrainConfig))], source)
+        if isinstance(data.get("compare"), Mapping):
+            _refuse_unknown(data["compare"], Compare.model_fields, f"{source}: compare")
+        own = {key: data[key] for key in OWN_KEYS if data.get(key) is not None}
+        try:
+            config = TrainConfig.from_dict({key: value for key, value in data.items() if key not in OWN_KEYS})
+            recipe = cls.model_validate({"config": config, **_tuples(own)})
+            recipe.check()
+        except ValidationError as error:
+            raise RecipeError(f"{source}: {_in_words(error)}") from None
+        except SparselandError as error:
+            raise type(error)(f"{source}: {error}") from None
+        return recipe
+
+    def check(self) -> Recipe:
+        """Raise RecipeError unless every method can be made and the labels differ; the recipe itself otherwise."""
+        check_method(self.config, "method")
+        if self.compare is not None:
+            labels = self.labels()
+            for label in labels:
+                if labels.count(label) > 1:
+                    raise RecipeError(f"compare.methods: two are labelled {label!r}; give each its own 'label'")
+            for i, method in enumerate(self.compare.methods):
+                path = f"compare.methods.{i}"
+                try:
+                    config = dataclasses.replace(self.config, method=self._filled(method))
+                except SparselandError as error:
+                    raise type(error)(f"{path}: {error}") from None
+                check_method(config, path)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` turns back into an equal recipe; every field is written."""
+        out: dict[str, Any] = {"name": self.name, "description": self.description, **self.config.to_dict()}
+        if self.compare is not None:
+            out["compare"] = {
+                "methods": [dict(method) for method in self.compare.methods],
+                "seeds": list(self.compare.seeds),
+                **({} if self.compare.sparsity is None else {"sparsity": self.compare.sparsity}),
+            }
+        return out
+
+    def brief(self) -> dict[str, Any]:
+        """`to_dict` without what is at its default: how people write it."""
+        default = Recipe().to_dict()
+        return {key: value for key, value in self.to_dict().items() if key not in default or value != default[key]}
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "recipe") -> Recipe:
+        """A recipe from YAML text; see `from_dict`."""
+        return cls.from_dict(read_yaml(text, source) or {}, source)
+
+    def to_yaml(self) -> str:
+        """YAML text of what is not at its default; `from_yaml` gives back an equal recipe."""
+        return write_yaml(self.brief())
+
+    def to_python(self) -> str:
+        """The Python program that does what this recipe does."""
+        return python_program(self)
+
+    def labels(self) -> list[str]:
+        """One name for each compared method, in order."""
+        methods = self.compare.methods if self.compare is not None else ()
+        names = [str(method.get("name", "method")) for method in methods]
+        labels = []
+        for method, name in zip(methods, names, strict=True):
+            others = [other for other in methods if other is not method and other.get("name", "method") == name]
+            keys = [k for k in method if k not in ("name", "label") and any(o.get(k) != method[k] for o in others)]
+            labels.append(str(method.get("label") or " ".join([name, *(f"{k}={_short(method[k])}" for k in keys)])))
+        return labels
+
+    def runs(self) -> list[Run]:
+        """Every run of the comparison: methods in the order given, seeds within each.
+
+        Raises:
+            RecipeError: the recipe compares nothing.
+        """
+        if self.compare is None:
+            raise RecipeError(
+                f"recipe {self.name!r} has no 'compare' section: give one with methods and seeds, or train it instead"
+            )
+        return [
+            Run(label, seed, dataclasses.replace(self.config, method=self._filled(method), seed=seed))
+            for label, method in zip(self.labels(), self.compare.methods, strict=True)
+            for seed in self.compare.seeds
+        ]
+
+    def _filled(self, method: Mapping[str, Any]) -> dict[str, Any]:
+        """A method of the comparison without its label, and with the common sparsity where it states none."""
+        out = {key: value for key, value in method.items() if key != "label"}
+        common = self.compare.sparsity if self.compare is not None else None
+        if common is not None and "sparsity" not in out and "sparsity" in hyperparameters(out.get("name")):
+            out["sparsity"] = common
+        return out
+
+
+def hyperparameters(name: Any) -> list[str]:
+    """The hyperparameters of a named method; none for an unknown name.
+
+    >>> hyperparameters("rigl")[:2]
+    ['sparsity', 'drop']
+    """
+    import inspect
+
+    from ..weights.methods import registry
+
+    return list(inspect.signature(registry[name]).parameters) if name in registry else []
+
+
+def check_method(config: TrainConfig, path: str) -> None:
+    """Raise, with the path, unless the configuration's method can be made."""
+    from ..train.compose import compose
+
+    try:
+        compose(config.method)
+    except SparselandError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    names = list(known)
+    for key in data:
+        if key not in names:
+            raise RecipeError(f"{where}: unknown key {key!r}; {nearest(key, names)}")
+
+
+def _tuples(data: Any) -> Any:
+    """Lists of a comparison as tuples, which is what frozen values hold."""
+    if isinstance(data, Mapping) and isinstance(data.get("compare"), Mapping):
+        compare = {k: tuple(v) if isinstance(v, list) else v for k, v in data["compare"].items()}
+        return {**data, "compare": compare}
+    return data
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(key) for key in first["loc"])
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    expected = first["msg"].lower().removeprefix("input should be ").removeprefix("value error, ")
+    return f"{where} is {first['input']!r}; expected {expected}"
