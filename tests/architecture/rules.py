@@ -31,6 +31,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     # The floors above. They may see each other where no cycle follows (`cycles` checks it); only cli sees all.
     **dict.fromkeys(ABOVE, (*GROUND, *ABOVE)),
     "testing": ("core", "weights"),
+    "papers": ("core",),
     "cli": ("*",),
     "__main__": ("cli",),
 }

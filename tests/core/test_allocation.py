@@ -108,9 +108,9 @@ def test_uniform_plus_and_erk_plus_protect_what_they_say():
     counts = UniformPlus()(small, 0.9)
     assert counts["first"] == 32 and counts["last"] == 128 and sum(counts.values()) == kept(size(small), 0.9)
     assert ERKPlus("last")(small, 0.8)["last"] == 640
-    with pytest.raises(InfeasibleBudget, match="'last'.*'erk' or 'uniform'"):
+    with pytest.raises(InfeasibleBudget, match=r"'last'.*'erk' or 'uniform'"):
         ERKPlus("last")(small, 0.9)
-    with pytest.raises(TargetError, match="no tensor 'fc'.*last"):
+    with pytest.raises(TargetError, match=r"no tensor 'fc'.*last"):
         ERKPlus("fc")(small, 0.5)
 
 

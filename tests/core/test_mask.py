@@ -42,7 +42,7 @@ def test_set_round_trip_and_digest():
 
 
 def test_errors():
-    with pytest.raises(MaskMismatch, match="torch.float32"):
+    with pytest.raises(MaskMismatch, match=r"torch.float32"):
         MaskSet({"a": torch.ones(3)})
     with pytest.raises(MaskMismatch, match="'b'"):
         masks().overlap({"a": masks()["a"]})

@@ -41,7 +41,7 @@ def test_grammar_forms():
 
 @pytest.mark.parametrize("text", ["2;4", "blok 4x1", "", "rows", "2:4 axis 2", 7, None])
 def test_unknown_patterns_name_the_possible(text):
-    with pytest.raises(RecipeError, match="possible|Possible"):
+    with pytest.raises(RecipeError, match=r"possible|Possible"):
         pattern(text)
 
 

@@ -143,7 +143,7 @@ def test_scores_must_be_finite(bad):
     x[1, 2] = bad
     with pytest.raises(ScoreError, match=r"\(4, 4\) has"):
         select(x, 3)
-    with pytest.raises(ScoreError, match="'?fc.weight'?"):
+    with pytest.raises(ScoreError, match=r"'?fc.weight'?"):
         select_many({"fc.weight": x}, 3)
 
 

@@ -180,7 +180,7 @@ def global_counts(scores: Mapping[str, Tensor], budget: int, pattern: Pattern, b
         alive = None if bounds.alive is None else bounds.alive[name]
         allowed = alive if bounds.relaxed else pattern.candidates(values.detach(), alive)
         pooled = pattern.pool(values.detach())
-        pooled = pooled.clone() if pooled.is_floating_point() else pooled.double()
+        pooled = pooled.to(pooled.dtype if pooled.is_floating_point() else torch.float64, copy=True).contiguous()
         allowed = torch.ones_like(pooled, dtype=torch.bool) if allowed is None else pattern.pool(allowed) == 1
         if bool(allowed.any()):
             pooled.view(-1)[pooled.masked_fill(~allowed, -torch.inf).argmax()] = torch.inf
@@ -367,6 +367,9 @@ class Ratios(Allocation):
     kind: ClassVar[str] = "ratios"
     criterion: Criterion = field(default_factory=Magnitude)
     scored: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "criterion", Criterion.from_dict(self.criterion))
 
     def __str__(self) -> str:
         return f"ratios of {self.criterion}"

@@ -164,6 +164,9 @@ class Reversed(Criterion):
     kind: ClassVar[str] = "reversed"
     of: Criterion = field(default_factory=Magnitude)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", Criterion.from_dict(self.of))
+
     def __call__(self, weight: Tensor, stats: Stats) -> Tensor:
         return -self.of(weight, stats)
 

@@ -189,6 +189,9 @@ class Bidirectional(Flow):
     pattern: Pattern = NM(2, 8, axis=0)
     decay: float = 2e-4
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", Pattern.from_dict(self.pattern))
+
     def forward(self, w: Tensor, mask: Tensor, step: int) -> Tensor:
         return w.masked_fill(~mask, 0)
 

@@ -53,24 +53,7 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) 
     (True, True)
     """
     data = _encode(_entries(model))
-    place = Path(path).expanduser()
-    try:
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
-    except OSError as error:
-        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, place)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    _write(Path(path).expanduser(), data)
     return len(data)
 
 
@@ -239,14 +222,33 @@ def _checksum(stored: Mapping[str, Tensor], index: str) -> str:
     return sha.hexdigest()
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
-    place = Path(path).expanduser()
-    if not place.is_file():
-        raise DataNotFound(f"no file {place}")
-    return place
+def _write(place: Path, data: bytes) -> None:
+    """All of it under a temporary name, then renamed."""
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        os.replace(temporary, place)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
+        raise
 
 
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise DataNotFound(f"no file {place}")
+    return place

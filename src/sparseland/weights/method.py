@@ -100,6 +100,12 @@ class Method(Word):
             return False
         return bool(self.requires(at_start=True) - {"movement", "momentum"})
 
+    def share(self, step: int) -> float | None:
+        """The share of living weights exchanged at ``step``; never at the end, where nothing would train what grew."""
+        if self.exchange is None or step == getattr(self.exchange, "end", None):
+            return None
+        return self.exchange(step)
+
     def resolve(self, steps: int | None) -> Method:
         """The same method with fractions of the run turned into steps; ScheduleError if an end lies beyond it."""
         changes: dict[str, Any] = {"flow": self.flow.resolve(steps) if _has_start(self.flow) else self.flow}

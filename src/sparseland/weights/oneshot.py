@@ -54,7 +54,9 @@ def prune_(
 
     rounds = method.schedule.rounds if isinstance(method.schedule, OneShot) else 1
     schedule = OneShot(method.target_sparsity, rounds=rounds)
-    once = method.replace(schedule=schedule, exchange=None, growth=GrowNone(), flow=Hard())
+    once = method.replace(
+        schedule=schedule, exchange=None, growth=GrowNone(), flow=Hard(), initial=None, initial_allocation=None
+    )
     chosen = eligible(model, targets, ignore)
     sp = Sparsifier(
         once, model, _NoSteps(t.param for t in chosen.values()), targets, ignore, data=data, loss=loss, seed=seed

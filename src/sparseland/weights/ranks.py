@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -82,3 +83,12 @@ def on_device(mask: Tensor, like: Tensor) -> Tensor:
     """A mask on the device of a parameter's storage."""
     device = local(like).device
     return mask if mask.device == device else mask.to(device)
+
+
+def anywhere(flag: bool, like: Tensor) -> bool:
+    """Whether ``flag`` is true on any rank."""
+    if world() == 1:
+        return flag
+    vote = torch.tensor(float(flag), device=local(like).device)
+    dist.all_reduce(vote)
+    return bool(vote)

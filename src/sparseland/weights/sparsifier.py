@@ -10,20 +10,22 @@ accumulation, DDP and FSDP2 see an ordinary model. One step:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.criterion import Magnitude
 from ..core.errors import MaskMismatch, OwnershipError, ResumeError
 from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
 from . import moves, ranks, statistics
 from .method import Method
-from .optimizer_state import check_owns, grad_scale, skipped, state_tensors, unwrap
+from .optimizer_state import check_owns, grad_scale, state_tensors, unwrap
 from .state import pack_state, read_state
+from .step import StepHooks
 from .targets import Rules, eligible, parameters, plain_name
 from .two_way import TwoWay
 
@@ -55,6 +57,9 @@ class Sparsifier:
         self.method = method.resolve(steps)
         check_owns(self.optimizer, self.targets.values())
         self._check_budget()
+        if method.flow.two_way:
+            for n, t in self.targets.items():
+                TwoWay.check(t.module, n)
         self.step, self.history = 0, list[dict[str, Any]]()
         self.generator = torch.Generator().manual_seed(ranks.shared_seed(seed))
         self.masks = MaskSet({n: torch.ones(t.param.shape, dtype=torch.bool) for n, t in self.targets.items()})
@@ -64,9 +69,12 @@ class Sparsifier:
         self._stats: dict[str, dict[str, Tensor]] = {n: {} for n in self.targets}
         self._grads: dict[str, Tensor] = {}
         self._before_values: dict[str, Tensor] = {}
-        self._data, self._loss, self._skip = data, loss, False
+        self._data, self._loss = data, loss
+        if isinstance(data, Iterator):  # rounds and later updates measure again
+            with torch.random.fork_rng():
+                self._data = list(data)
         self._two_way: dict[str, TwoWay] = {}
-        self._handles: list[Any] = []
+        self._hooks: StepHooks | None = None
         if state is not None:
             self.load_state_dict(state)
         else:
@@ -114,23 +122,20 @@ class Sparsifier:
         return masks
 
     def _hook(self) -> None:
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._pre_step),
-            self.optimizer.register_step_post_hook(self._post_step),
-        ]
         if self.method.flow.two_way:
             for n, t in self.targets.items():
                 if n not in self._two_way:
                     self._two_way[n] = TwoWay(t.module, n, self._backward_value(n))
                 self._two_way[n].hook(t.module)
+        self._hooks = StepHooks(self.optimizer, self._before_update, self._write_again, self._after_update)
 
     def detach(self) -> None:
         """Stop masking and leave everything as it is."""
-        for handle in self._handles:
-            handle.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         for hooks in self._two_way.values():
             hooks.unhook()
-        self._handles = []
 
     def finalize_(self) -> Sparsifier:
         """Zeros in place (unless the flow is frozen), hooks gone: plain modules, no extra keys."""
@@ -147,7 +152,9 @@ class Sparsifier:
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle of (model, optimizer, sparsifier) together: everything but hooks, data and loss."""
         state = self.__dict__.copy()
-        state.update(_handles=[], _data=None, _loss=None, _grads={}, _before_values={}, _attached=bool(self._handles))
+        state.update(
+            _data=None, _loss=None, _grads={}, _before_values={}, _attached=self._hooks is not None, _hooks=None
+        )
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -158,15 +165,15 @@ class Sparsifier:
 
     # --- one optimizer step -------------------------------------------------------------------------------------
 
-    def _pre_step(self, *_: Any) -> None:
-        self._skip = skipped(self.optimizer)
-        if self._skip:
-            return
+    def _before_update(self, first: bool) -> None:
+        """Gradients are there, weights have not moved: read statistics, put dense values back, change gradients."""
         flow, step = self.method.flow, self.step + 1
         needs = self.method.requires() & statistics.ACCUMULATED
         wants_grads = self._due(step) and "grad" in self.method.requires()
         changes_grad = type(flow).grad is not Flow.grad
         scale = grad_scale(self.optimizer) if needs or wants_grads or changes_grad else 1.0
+        if wants_grads:
+            statistics.check_finite(self.targets, step)
         with torch.no_grad():
             for n, t in self.targets.items():
                 if n in self._latent:
@@ -175,23 +182,31 @@ class Sparsifier:
                 if grad is None or not t.param.requires_grad:
                     continue
                 true = grad if scale == 1.0 else grad / scale
-                if needs:
+                if needs and first:
                     statistics.accumulate(self._stats[n], needs, t.param.detach(), true)
-                if wants_grads:
-                    self._grads[n] = true.clone() if changes_grad else true
+                if wants_grads and first:
+                    self._grads[n] = true.clone()  # optimizers may change p.grad in place
                 if changes_grad:
                     g, w, m = ranks.local(true), ranks.local(t.param), ~self._dead[n]
                     ranks.local(grad).copy_(flow.grad(g, w, m, step) * scale)
-                if type(flow).update is not Flow.update and not isinstance(flow, Hard):
+                if first and type(flow).update is not Flow.update and not isinstance(flow, Hard):
                     self._before_values[n] = ranks.local(t.param).detach().clone()
 
-    def _post_step(self, *_: Any) -> None:
-        if self._skip:
-            return
+    def _write_again(self) -> None:
+        """An optimizer evaluates its closure once more within a step: compute with masked values there too."""
+        if self.method.flow.latent:
+            with torch.no_grad():
+                for n, t in self.targets.items():
+                    self._latent[n].copy_(t.param)
+            self._write_values()
+
+    def _after_update(self) -> None:
         self.step += 1
         with torch.no_grad():
             self._apply_update()
             if self._due(self.step):
+                if isinstance(self.method.flow, Hard):
+                    self._multiply(self.masks)  # what grows starts at zero, not at the optimizer's last move
                 self._move_masks()
             if self.method.flow.latent:
                 for n, t in self.targets.items():
@@ -242,12 +257,12 @@ class Sparsifier:
     # --- moving the masks -----------------------------------------------------------------------------------------
 
     def _due(self, step: int) -> bool:
-        words = (self.method.schedule, self.method.exchange)
-        return any(word is not None and word(step) is not None for word in words)
+        schedule = self.method.schedule
+        return (schedule is not None and schedule(step) is not None) or self.method.share(step) is not None
 
     def _move_masks(self) -> None:
         sparsity = None if self.method.schedule is None else self.method.schedule(self.step)
-        share = None if self.method.exchange is None else self.method.exchange(self.step)
+        share = self.method.share(self.step)
         needs = self.method.requires() & {"hessian_grad", "synflow"}
         measured = statistics.measure(self.model, self.targets, needs, self._data, self._loss)
         before, masks = self.masks, self.masks
@@ -322,6 +337,8 @@ class Sparsifier:
         other._to_device()
         sparsity = self.sparsity
         needs = self.method.requires(at_start=True)
+        if needs - statistics.MEASURED:  # late-comers have no history to be ranked by
+            other.method, needs = self.method.replace(initial=Magnitude()), frozenset()
         measured = statistics.measure(self.model, new, needs, self._data, self._loss)
         chosen = moves.pruned(other, other.masks, sparsity, measured, first=True) if sparsity else other.masks
         self.targets |= new
@@ -364,4 +381,4 @@ class Sparsifier:
 
 
 def _like(value: Tensor, param: Tensor) -> Tensor:
-    return value if ranks.is_sharded(value) else value.to(ranks.local(param).device).clone()
+    return value.clone() if ranks.is_sharded(value) else value.to(ranks.local(param).device).clone()

@@ -48,7 +48,7 @@ def read_state(state: Any, method: Method, shapes: dict[str, tuple[int, ...]]) -
     difference = first_difference(saved, shapes)
     if difference:
         raise ResumeError(f"the state was saved from another model: {difference}")
-    return state | {"masks": masks, "seen": seen}
+    return state | {"masks": masks, "seen": seen, "history": [dict(entry) for entry in state["history"]]}
 
 
 def first_difference(saved: Any, here: Any, path: str = "") -> str:

@@ -60,10 +60,11 @@ def measure(
     needs = needs & MEASURED
     if not needs:
         return out
-    batches = list(data) if data is not None else []
+    with torch.random.fork_rng():  # a shuffling loader draws from the global generator
+        batches = list(data) if data is not None else []
     if not batches:
         raise ScoreError(f"{', '.join(sorted(needs))} must be measured on data: attach(…, data=batches), got {data!r}")
-    model = getattr(model, "module", model) if type(model).__name__ == "DistributedDataParallel" else model
+    model = plain_module(model)
     loss = loss or default_loss
     if needs & {"grad", "taylor"}:
         for name, grad in gradients(model, targets, batches, loss).items():
@@ -76,6 +77,32 @@ def measure(
         for name, flow in synaptic_flow(model, targets, batches[0]).items():
             out[name]["synflow"] = flow
     return out
+
+
+def plain_module(model: nn.Module) -> nn.Module:
+    """The user's module inside DDP and torch.compile: second derivatives and odd batches work there."""
+    while True:
+        if type(model).__name__ == "DistributedDataParallel":
+            model = model.module  # type: ignore[assignment]
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def check_finite(targets: Mapping[str, Target], step: int) -> None:
+    """Raise ScoreError, on all ranks, if a gradient that will choose masks is not finite; nothing has moved yet."""
+    bad = [n for n, t in targets.items() if t.param.grad is not None and not _finite(ranks.local(t.param.grad))]
+    if ranks.anywhere(bool(bad), next(iter(targets.values())).param):
+        where = f"of {bad[0]!r}" if bad else "on another rank"
+        raise ScoreError(
+            f"the gradient {where} is not finite (NaN or Inf) at step {step}, where the masks would move by it; "
+            f"nothing was changed. Did the loss overflow? Skip the step, clip, or unscale first"
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 @contextlib.contextmanager
@@ -170,7 +197,7 @@ def synaptic_flow(model: nn.Module, targets: Mapping[str, Target], batch: Any) -
 
 def accumulate(store: dict[str, Tensor], needs: frozenset[str], weight: Tensor, grad: Tensor) -> None:
     """Add one step to the running statistics of one parameter (in its own, possibly sharded, layout)."""
-    for name in needs & ACCUMULATED:
+    for name in sorted(needs & ACCUMULATED):  # one order on all ranks: sharded ones are gathered one by one
         if name not in store:
             store[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
     with torch.no_grad():

@@ -50,11 +50,16 @@ class _InputGradient(torch.autograd.Function):
 class TwoWay:
     """Hooks of one layer; ``weight`` is refreshed by the sparsifier after every step."""
 
-    def __init__(self, module: nn.Module, name: str, weight: Tensor) -> None:
+    @staticmethod
+    def check(module: nn.Module, name: str) -> None:
+        """Raise TargetError if this layer's input gradient cannot be computed here."""
         if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             raise TargetError(f"a two-way flow needs Linear or Conv layers; {name!r} is in a {type(module).__name__}")
         if isinstance(getattr(module, "padding", 0), str) or getattr(module, "padding_mode", "zeros") != "zeros":
             raise TargetError(f"a two-way flow needs numeric zero padding; {name!r} has {module.padding!r}")
+
+    def __init__(self, module: nn.Module, name: str, weight: Tensor) -> None:
+        self.check(module, name)
         self.weight = weight
         self.conv = None
         if not isinstance(module, nn.Linear):

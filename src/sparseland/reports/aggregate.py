@@ -1,0 +1,138 @@
+"""From single runs to one row per method: means, spreads, and what a reader must be warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from .numbers import spread
+
+Run = Mapping[str, Any]
+FEW = 3  # fewer seeds than this say nothing about a spread
+BASELINES = ("dense", "random")
+
+
+def aggregate(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per label, in the order of first appearance.
+
+    Parameters:
+        runs: {"label", "seed", "result": what `train.run` returned, "packed": bytes of the packed file}.
+
+    Returns:
+        Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "kept", "total",
+        "sparsity", "training_flops", "inference_flops", "bytes", "dense_bytes", "steps", "epochs", "explored",
+        "seconds"}; every measured entry is {"mean", "std" (None for one seed), "values"}.
+
+    >>> result = {"method": {"name": "dense"}, "test": {"accuracy": 0.5}}
+    >>> row = aggregate([{"label": "dense", "seed": s, "result": result} for s in (0, 1)])[0]
+    >>> row["seeds"], row["accuracy"]
+    ([0, 1], {'mean': 0.5, 'std': 0.0, 'values': [0.5, 0.5]})
+    """
+    rows = []
+    for label in dict.fromkeys(run["label"] for run in runs):
+        mine = [run for run in runs if run["label"] == label]
+        results = [run["result"] for run in mine]
+        row: dict[str, Any] = {
+            "label": label,
+            "name": results[0]["method"].get("name", label),
+            "method": results[0]["method"],
+            "seeds": [run["seed"] for run in mine],
+        }
+        for key, values in _measured(mine).items():
+            present = [value for value in values if value is not None]
+            if present:
+                middle, deviation = spread(present)
+                row[key] = {"mean": middle, "std": deviation, "values": present}
+        rows.append(row)
+    return rows
+
+
+def _measured(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    results = [run["result"] for run in runs]
+    paths = {
+        "accuracy": ("test", "accuracy"), "validation": ("validation", "accuracy"), "ece": ("test", "ece"),
+        "kept": ("kept",), "total": ("total",), "sparsity": ("sparsity",),
+        "training_flops": ("flops", "training"), "training_dense_flops": ("flops", "training_dense"),
+        "inference_flops": ("flops", "inference"), "inference_dense_flops": ("flops", "inference_dense"),
+        "dense_bytes": ("bytes", "dense"), "steps": ("steps",), "epochs": ("epochs",),
+        "explored": ("explored",), "seconds": ("seconds",),
+    }  # fmt: skip
+    out = {key: [lookup(result, *path) for result in results] for key, path in paths.items()}
+    out["bytes"] = [run.get("packed", lookup(run["result"], "bytes", "packed")) for run in runs]
+    out["worst_class"] = [worst(result)[1] for result in results]
+    return out
+
+
+def lookup(data: Any, *path: str) -> Any:
+    """The value at a path of keys, or None where one is missing.
+
+    >>> lookup({"a": {"b": 1}}, "a", "b"), lookup({"a": {}}, "a", "b")
+    (1, None)
+    """
+    for key in path:
+        if not isinstance(data, Mapping) or key not in data:
+            return None
+        data = data[key]
+    return data
+
+
+def worst(result: Run) -> tuple[int | None, float | None]:
+    """The class with the lowest test accuracy, and that accuracy.
+
+    >>> worst({"test": {"per_class": [1.0, 0.8, None]}})
+    (1, 0.8)
+    """
+    per_class = lookup(result, "test", "per_class") or []
+    known = [(value, i) for i, value in enumerate(per_class) if value is not None]
+    return (min(known)[1], min(known)[0]) if known else (None, None)
+
+
+def budget(runs: Sequence[Run]) -> dict[str, Any]:
+    """What every run had to spend, from their configurations, and whether it was the same for all.
+
+    Returns:
+        {"epochs", "batch_size", "lr_schedule", "lr", "steps": [all that occur], "equal": bool}.
+    """
+    configs = [run["result"]["config"] for run in runs]
+    keys = ("epochs", "batch_size", "accumulate", "optimizer", "lr", "lr_schedule", "warmup", "weight_decay", "augment")
+    shared = {key: configs[0].get(key) for key in keys} if configs else {}
+    steps = sorted({run["result"]["steps"] for run in runs})
+    same = all(all(config.get(key) == shared[key] for key in keys) for config in configs)
+    return {**shared, "steps": steps, "equal": same and len(steps) <= 1}
+
+
+def warnings(rows: Sequence[Mapping[str, Any]], spent: Mapping[str, Any]) -> list[str]:
+    """What keeps a comparison from saying what it seems to say; [] if nothing does.
+
+    >>> warnings([{"label": "rigl", "name": "rigl", "seeds": [0]}], {"equal": True})[0]
+    "no 'dense' baseline: nobody can tell what the sparsity costs"
+    """
+    said = []
+    names = {row["name"] for row in rows}
+    if "dense" not in names:
+        said.append("no 'dense' baseline: nobody can tell what the sparsity costs")
+    if "random" not in names:
+        said.append("no 'random' baseline: nobody can tell whether the choice of weights matters")
+    few = [row["label"] for row in rows if len(row["seeds"]) < FEW]
+    if few:
+        said.append(f"fewer than {FEW} seeds ({', '.join(few)}): differences may be luck")
+    if not spent.get("equal", True):
+        longer = ", ".join(f"{row['label']} {round(row['steps']['mean']):,}" for row in rows if "steps" in row)
+        said.append(f"the training budgets differ (optimizer steps: {longer})")
+    sparse = {round(row["sparsity"]["mean"], 4) for row in rows if row["name"] != "dense" and "sparsity" in row}
+    if len(sparse) > 1:
+        said.append(f"the sparsities differ: {', '.join(f'{value:g}' for value in sorted(sparse))}")
+    return [*said, *_undecided(rows)]
+
+
+def _undecided(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sparse methods whose best and worst are closer than their spreads."""
+    sparse = [row for row in rows if row["name"] != "dense" and row.get("accuracy", {}).get("std") is not None]
+    if len(sparse) < 2:
+        return []
+    middles = [row["accuracy"]["mean"] for row in sparse]
+    noise = mean(row["accuracy"]["std"] for row in sparse)
+    if max(middles) - min(middles) <= noise:
+        return ["the sparse methods differ by less than the spread over seeds: this task cannot tell them apart"]
+    return []
