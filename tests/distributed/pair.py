@@ -60,8 +60,9 @@ class Pair:
         """Start both processes (done by the first `run`)."""
         meeting = Path(tempfile.mkdtemp(prefix="sparseland-pair-")) / "meeting"
         for rank in range(RANKS):
-            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(rank + 1), "ACCELERATE_USE_CPU": "true"}
+            env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(rank), "ACCELERATE_USE_CPU": "true"}
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # asked for by Accelerate, not used
             env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
             command = [sys.executable, str(Path(__file__).resolve()), str(rank), str(meeting)]
             self.processes.append(

@@ -79,7 +79,7 @@ def _sgd(model: nn.Module) -> torch.optim.Optimizer:
 def test_ranks_end_with_the_same_bits(pair: Pair, name: str) -> None:
     first, second = pair.run(train, name, METHODS[name])
     assert first["digest"] == second["digest"]
-    assert MaskSet(first["masks"]) == MaskSet(second["masks"])
+    assert all(torch.equal(first["masks"][n], second["masks"][n]) for n in first["masks"])
     assert all(torch.equal(first["weights"][n], second["weights"][n]) for n in first["weights"])
     total = 4 * 8 * 9 + 8 * 8 * 9 + 8 * 4
     kept = total // 2 if name == "sr-ste" else round(0.3 * total)
@@ -105,10 +105,11 @@ def test_snip_measures_on_the_data_of_all_ranks(pair: Pair) -> None:
     model = net()
     model.load_state_dict(weights, strict=False)
     alone = sl.methods.SNIP(0.7).attach(model, _sgd(model), data=batches(0, 2) + batches(1, 2)).masks
-    assert same(masks, alone)
+    assert masks.digest() == alone.digest()
     only_first = net()
     only_first.load_state_dict(weights, strict=False)
-    assert sl.methods.SNIP(0.7).attach(only_first, _sgd(only_first), data=batches(0, 2)).masks != masks
+    other = sl.methods.SNIP(0.7).attach(only_first, _sgd(only_first), data=batches(0, 2)).masks
+    assert masks.digest() != other.digest()
 
 
 def tampered(rank: int) -> str:
@@ -217,7 +218,7 @@ def test_layers_used_on_one_rank_only(pair: Pair, name: str) -> None:
     model = Branches()
     model.load_state_dict(weights)
     alone = sl.methods.build(name, sparsity=0.5).attach(model, _sgd(model), data=[one_sided(0), one_sided(1)])
-    assert same(masks, alone.masks)
+    assert masks.digest() == alone.masks.digest()
 
 
 def two_statistics(rank: int) -> tuple[list[str], str]:

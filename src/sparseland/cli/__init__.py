@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 
@@ -15,7 +14,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .app import app
 
     app(args=None if arguments is None else list(arguments), prog_name="sparseland")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -68,10 +68,10 @@ def prune(
 def _method(name: str, sparsity: float | None, settings: list[str]) -> Method:
     from ..core.errors import RecipeError
     from ..recipes import override
-    from ..train.compose import compose
+    from ..train import compose
 
     chosen: dict[str, Any] = {"name": name, **({} if sparsity is None else {"sparsity": sparsity})}
-    method = compose(override({"method": chosen}, settings)["method"])
+    method: Method = compose(override({"method": chosen}, settings)["method"]).method
     if method.target_sparsity == 0:
         raise RecipeError(f"method {name!r} keeps everything (sparsity 0): give a --sparsity above 0, as in 0.9")
     return method

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 
 from ..core.errors import DataNotFound, RecipeError, nearest
@@ -74,5 +73,5 @@ def build(data: dict[str, object], settings: Iterable[str] = (), source: str = "
     >>> build({}, ["lr=1e-2"]).config.lr
     0.01
     """
-    known = [*OWN_KEYS, *(field.name for field in fields(TrainConfig))]
-    return Recipe.from_dict(override(data, settings, known), source)
+    defaults = {**dict.fromkeys(OWN_KEYS), **TrainConfig().to_dict()}
+    return Recipe.from_dict(override(data, settings, defaults), source)

@@ -10,14 +10,16 @@ from ..core.errors import RecipeError, nearest
 from .yaml_text import read_yaml
 
 
-def override(data: Mapping[str, Any], settings: Iterable[str], known: Iterable[str] = ()) -> dict[str, Any]:
+def override(
+    data: Mapping[str, Any], settings: Iterable[str], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A copy of ``data`` with each ``path=value`` applied, in order.
 
     Parameters:
         data: a recipe as plain data.
         settings: ``"lr=0.05"``, ``"method.sparsity=0.8"``, ``"compare.seeds=[0,1]"``, ``"compare.methods.1.drop=0.5"``;
             values are read as YAML, so that numbers, booleans, lists and null have their types.
-        known: keys that may be set at the top although ``data`` does not have them yet.
+        defaults: keys that may be set although ``data`` does not have them, with what they are then.
 
     Raises:
         RecipeError: no ``=``, an empty path, an unknown key at the top, an item that a list does not have, or a path
@@ -32,14 +34,16 @@ def override(data: Mapping[str, Any], settings: Iterable[str], known: Iterable[s
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise RecipeError(f"--set {setting!r}: write path=value, for example lr=0.05 or method.sparsity=0.8")
-        top = sorted({*out, *known})
+        top = {**(defaults or {}), **out}
         if keys[0] not in top:
             raise RecipeError(f"--set {setting!r}: unknown key {keys[0]!r}; {nearest(keys[0], top)}")
-        _put(out, keys, read_yaml(text, f"--set {setting!r}"), setting)
+        if len(keys) > 1:
+            out.setdefault(keys[0], copy.deepcopy(top[keys[0]]))
+        _put(out, keys, read_yaml(text, f"--set {setting!r}"), setting, top)
     return out
 
 
-def _put(data: dict[str, Any], keys: list[str], value: Any, setting: str) -> None:
+def _put(data: dict[str, Any], keys: list[str], value: Any, setting: str, top: Iterable[str]) -> None:
     at: Any = data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
@@ -53,8 +57,10 @@ def _put(data: dict[str, Any], keys: list[str], value: Any, setting: str) -> Non
         elif isinstance(at, dict):
             index = key
         else:
-            near = nearest(key, data)
-            raise RecipeError(f"--set {setting!r}: {where} is {at!r}, which has nothing below it; at the top: {near}")
+            raise RecipeError(
+                f"--set {setting!r}: {where} is {at!r}, which has nothing below it; of the keys at the top: "
+                f"{nearest(key, top)}"
+            )
         if last:
             at[index] = value
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pprint
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,20 +60,19 @@ def python_program(recipe: Recipe) -> str:
     methods: dict[str, Any] = {}
     for run in recipe.runs():
         methods.setdefault(run.label, run.config.method)
-    return MANY.format(methods=_literal(methods), seeds=recipe.compare.seeds, **known)
+    listed = "".join(f"    {_literal(label)}: {_literal(method)},\n" for label, method in methods.items())
+    return MANY.format(methods=f"{{\n{listed}}}", seeds=recipe.compare.seeds, **known)
 
 
 def _arguments(values: dict[str, Any]) -> str:
     """``a=1, b=2`` on one line if it fits, else one a line."""
     parts = [f"{key}={_literal(value)}" for key, value in values.items()]
     line = ", ".join(parts)
-    if len(line) < 90 and "\n" not in line:
-        return line
-    return "\n" + "".join("    " + part.replace("\n", "\n    ") + ",\n" for part in parts)
+    return line if len(line) < 90 else "\n" + "".join(f"    {part},\n" for part in parts)
 
 
 def _literal(value: Any) -> str:
-    return pprint.pformat(value, width=100, sort_dicts=False).replace("'", '"') if _plain_text(value) else repr(value)
+    return repr(value).replace("'", '"') if _plain_text(value) else repr(value)
 
 
 def _plain_text(value: Any) -> bool:

@@ -18,14 +18,15 @@ from .program import python_program
 from .yaml_text import read_yaml, write_yaml
 
 OWN_KEYS = ("name", "description", "compare")
+_KINDS = {"int": "integer", "float": "number", "dict": "mapping", "tuple": "list", "string": "text", "model": "mapping"}
 
 
 class Compare(BaseModel):
     """Methods × seeds, everything else being equal.
 
     Parameters:
-        methods: mappings such as ``{"name": "rigl", "sparsity": 0.9}``; ``label`` names one in tables (default: its
-            name, with what tells it from others of that name).
+        methods: mappings such as ``{"name": "rigl", "sparsity": 0.9}``, or bare names; ``label`` names one in tables
+            (default: its name, with what tells it from others of that name).
         seeds: integers, each given once.
         sparsity: for the methods that have such a hyperparameter and do not state it.
     """
@@ -110,8 +111,9 @@ class Recipe(BaseModel):
         if isinstance(data.get("compare"), Mapping):
             _refuse_unknown(data["compare"], Compare.model_fields, f"{source}: compare")
         own = {key: data[key] for key in OWN_KEYS if data.get(key) is not None}
+        train = {key: _named(value) if key == "method" else value for key, value in data.items() if key not in OWN_KEYS}
         try:
-            config = TrainConfig.from_dict({key: value for key, value in data.items() if key not in OWN_KEYS})
+            config = TrainConfig.from_dict(train)
             recipe = cls.model_validate({"config": config, **_tuples(own)})
             recipe.check()
         except ValidationError as error:
@@ -217,7 +219,7 @@ def hyperparameters(name: Any) -> list[str]:
 
 def check_method(config: TrainConfig, path: str) -> None:
     """Raise, with the path, unless the configuration's method can be made."""
-    from ..train.compose import compose
+    from ..train import compose
 
     try:
         compose(config.method)
@@ -236,10 +238,17 @@ def _refuse_unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -
             raise RecipeError(f"{where}: unknown key {key!r}; {nearest(key, names)}")
 
 
+def _named(method: Any) -> Any:
+    """A bare name is the method of that name with its defaults."""
+    return {"name": method} if isinstance(method, str) else method
+
+
 def _tuples(data: Any) -> Any:
     """Lists of a comparison as tuples, which is what frozen values hold."""
     if isinstance(data, Mapping) and isinstance(data.get("compare"), Mapping):
         compare = {k: tuple(v) if isinstance(v, list) else v for k, v in data["compare"].items()}
+        if isinstance(compare.get("methods"), tuple):
+            compare["methods"] = tuple(map(_named, compare["methods"]))
         return {**data, "compare": compare}
     return data
 
@@ -249,5 +258,7 @@ def _in_words(error: ValidationError) -> str:
     where = ".".join(str(key) for key in first["loc"])
     if first["type"] == "missing":
         return f"{where} is missing"
-    expected = first["msg"].lower().removeprefix("input should be ").removeprefix("value error, ")
-    return f"{where} is {first['input']!r}; expected {expected}"
+    given = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+    if first["type"] == "value_error":
+        return f"{where} is {given!r}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where} is {given!r}, which is no {_KINDS.get(first['type'].split('_')[0], first['type'])}"

@@ -122,12 +122,12 @@ class Case:
         if not flow.ranks_dead:
             return flow.zeros
         one, dead = torch.ones(1), torch.zeros(1, dtype=torch.bool)
-        return flow.latent and bool(flow.forward(one, dead, self.task.steps) == 0) and not hasattr(flow, "rate")
+        return flow.latent and all(float(flow.forward(one, dead, t)) == 0 for t in (0, self.task.steps))
 
 
 def is_due(method: Method, step: int) -> bool:
     """Whether a resolved method's schedule or exchange acts at ``step``."""
-    return any(word is not None and word(step) is not None for word in (method.schedule, method.exchange))
+    return (method.schedule is not None and method.schedule(step) is not None) or method.share(step) is not None
 
 
 def nonzero_dead(run: Run, masks: MaskSet | None = None) -> str:
@@ -180,4 +180,6 @@ def _tensors_differ(a: Tensor, b: Tensor) -> str:
     if torch.equal(x, y):
         return ""
     odd = int((x != y).any(1).sum())
-    return f"{odd} of {a.numel()} entries differ (largest difference {float((a.double() - b.double()).abs().max()):.3g})"
+    return (
+        f"{odd} of {a.numel()} entries differ (largest difference {float((a.double() - b.double()).abs().max()):.3g})"
+    )

@@ -14,9 +14,9 @@ _HOME = {
     "Trainer": "loop",
     "Diverged": "loop",
     "run": "session",
-    "compose": "compose",
+    "compose": "plans",
     "trace": "flops",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "lr_at": "optim",
 }
 

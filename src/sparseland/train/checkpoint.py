@@ -111,12 +111,13 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     write_file(path, lambda file: torch.save(dict(state), file))
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write tensors as safetensors with a few words ``about`` them; shared tensors are written out in full."""
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, the same bytes for the same tensors; shared ones are written out in full."""
     from safetensors.torch import save
 
     whole = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    write_file(path, lambda file: file.write(save(whole, metadata=dict(about))))
+    # More than one entry here, and safetensors writes them in an order that changes from call to call.
+    write_file(path, lambda file: file.write(save(whole, metadata={"format": "pt"})))
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
@@ -196,9 +197,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `write_weights` wrote: the tensors, and the words about them."""
-    from safetensors import safe_open
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `write_weights` wrote."""
+    from safetensors.torch import load_file
 
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    return load_file(path)

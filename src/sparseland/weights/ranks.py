@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import MaskMismatch
 from ..core.mask import MaskSet
@@ -34,6 +34,16 @@ def full(tensor: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """This rank's storage of a tensor (a view)."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def reshard(model: nn.Module) -> None:
+    """Make FSDP2 let go of parameters it still holds gathered (after a forward pass without a backward one).
+
+    Until then the modules show gathered copies, which neither the optimizer nor the masks know.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            module.reshard()
 
 
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ class Sparsifier:
 
     def finalize_(self) -> Sparsifier:
         """Zeros in place (unless the flow is frozen), hooks gone: plain modules, no extra keys."""
+        ranks.reshard(self.model)
         with torch.no_grad():
             for n, t in self.targets.items():
                 if n in self._latent:
@@ -178,19 +179,22 @@ class Sparsifier:
             for n, t in self.targets.items():
                 if n in self._latent:
                     ranks.local(t.param).copy_(ranks.local(self._latent[n]))
-                grad = t.param.grad
-                if grad is None or not t.param.requires_grad:
+                if first and type(flow).update is not Flow.update and not isinstance(flow, Hard):
+                    self._before_values[n] = ranks.local(t.param).detach().clone()
+                if not t.param.requires_grad:
                     continue
-                true = grad if scale == 1.0 else grad / scale
-                if needs and first:
-                    statistics.accumulate(self._stats[n], needs, t.param.detach(), true)
+                grad = t.param.grad
+                true = grad if grad is None or scale == 1.0 else grad / scale
+                if needs and first:  # on every rank, with or without a gradient
+                    known = torch.zeros_like(t.param) if true is None else true
+                    statistics.accumulate(self._stats[n], needs, t.param.detach(), known)
+                if grad is None or true is None:
+                    continue
                 if wants_grads and first:
                     self._grads[n] = true.clone()  # optimizers may change p.grad in place
                 if changes_grad:
                     g, w, m = ranks.local(true), ranks.local(t.param), ~self._dead[n]
                     ranks.local(grad).copy_(flow.grad(g, w, m, step) * scale)
-                if first and type(flow).update is not Flow.update and not isinstance(flow, Hard):
-                    self._before_values[n] = ranks.local(t.param).detach().clone()
 
     def _write_again(self) -> None:
         """An optimizer evaluates its closure once more within a step: compute with masked values there too."""
@@ -245,7 +249,8 @@ class Sparsifier:
 
     def _backward_value(self, n: str) -> Tensor:
         target = self.targets[n]
-        w, m = target.canonical(self._latent.get(n, target.param.detach())), target.canonical(self.masks[n])
+        w = target.canonical(ranks.full(self._latent.get(n, target.param.detach())))
+        m = target.canonical(self.masks[n])
         return target.canonical(self.method.flow.backward(w, m, self.step))
 
     def _multiply(self, masks: MaskSet) -> None:

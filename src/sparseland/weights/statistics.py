@@ -139,9 +139,9 @@ def gradients(model: nn.Module, targets: Mapping[str, Target], batches: list[Any
 
 
 def _reduced(grad: Tensor | None, param: Tensor) -> Tensor:
-    if grad is None:
-        return torch.zeros(param.shape, dtype=param.dtype, device=ranks.local(param).device)
-    return ranks.full(grad) if ranks.is_sharded(grad) else ranks.mean(grad.detach())
+    if grad is None:  # another rank may have one: the average is taken all the same
+        grad = torch.zeros(param.shape, dtype=param.dtype, device=ranks.local(param).device)
+    return ranks.full(grad) if ranks.is_sharded(param) else ranks.mean(grad.detach())
 
 
 def hessian_gradients(

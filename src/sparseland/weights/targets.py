@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..core.errors import TargetError, nearest
+from .ranks import reshard
 
 LAYERS = (
     nn.Linear,
@@ -62,6 +63,7 @@ def plain_name(name: str) -> str:
 
 def parameters(model: nn.Module) -> Iterator[Target]:
     """All parameters with the module that holds them; shared parameters appear once, under their first name."""
+    reshard(model)
     seen: set[int] = set()
     for path, module in model.named_modules():
         transposed = isinstance(module, TRANSPOSED) or type(module).__name__ == "Conv1D"  # transformers: (in, out)

@@ -1,0 +1,5 @@
+"""``python -m sparseland.cli`` is ``sparseland``."""
+
+from . import main
+
+main()

@@ -1,0 +1,21 @@
+"""Reports: from finished runs to one table, one ``run.json`` and one self-contained HTML page."""
+
+from .aggregate import aggregate, budget, warnings
+from .exhibits import exhibits
+from .layers import Layer, layers, satisfied
+from .page import write_page
+from .record import make_record, read_record, write_record
+
+__all__ = [
+    "Layer",
+    "aggregate",
+    "budget",
+    "exhibits",
+    "layers",
+    "make_record",
+    "read_record",
+    "satisfied",
+    "warnings",
+    "write_page",
+    "write_record",
+]

@@ -1,0 +1,148 @@
+"""Where a run stands: what it did so far (`Record`), and the training at hand (`Fit`). Both are in every checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseland.core.errors import SparselandError
+from sparseland.train.average import WeightAverage
+from sparseland.train.flops import Meter
+from sparseland.train.processes import Processes
+from sparseland.train.randomness import random_state, set_random_state
+from sparseland.weights import Method, Sparsifier
+
+
+class Diverged(SparselandError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Record:
+    """What a run did so far, over all its fits.
+
+    Parameters:
+        meter: FLOPs. steps: optimizer steps. history: one entry per evaluation. moves: one per mask update.
+        counts: {"kept", "total", "layers"} of the masks at hand; explored: share of weights that were ever alive.
+    """
+
+    meter: Meter
+    steps: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    moves: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+    explored: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        own = {k: getattr(self, k) for k in ("steps", "history", "moves", "counts", "explored")}
+        return own | {"flops": [self.meter.training, self.meter.training_dense]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for name in ("steps", "history", "moves", "counts", "explored"):
+            setattr(self, name, copy.deepcopy(state[name]))
+        self.meter.training, self.meter.training_dense = state["flops"]
+
+
+@dataclass
+class Window:
+    """Training loss and accuracy since the last evaluation, summed on this rank's device."""
+
+    loss: Tensor
+    right: Tensor
+    seen: int = 0
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Window:
+        """Nothing seen yet."""
+        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(2)))
+
+    def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
+        """Take in a batch: its mean loss, logits and labels."""
+        self.loss += loss.detach().double() * len(labels)
+        self.right += (output.detach().argmax(1) == labels).sum().double()
+        self.seen += len(labels)
+
+    def totals(self, processes: Processes) -> tuple[float, float, int]:
+        """(sum of losses, right ones, images) over all ranks."""
+        seen = torch.full_like(self.loss, self.seen)
+        loss, right, count = processes.sum(torch.stack([self.loss, self.right, seen])).tolist()
+        return loss, right, int(count)
+
+
+@dataclass
+class Fit:
+    """One training from ``start`` to ``stop`` of the schedule.
+
+    ``step`` counts steps that were taken (fp16 may skip some); (``epoch``, ``batch``) is the next batch.
+    """
+
+    method: Method
+    sparsifier: Sparsifier
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None
+    forward: Callable[..., Any]
+    window: Window
+    start: int
+    stop: int
+    step: int
+    epoch: int
+    batch: int
+    skipped: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    moves: int = -1
+
+    def living(self) -> dict[str, Any]:
+        """`Sparsifier.counts`, computed anew only when masks moved."""
+        if self.moves != len(self.sparsifier.history):
+            self.moves, self.counts = len(self.sparsifier.history), self.sparsifier.counts()
+        return self.counts
+
+    def living_masks(self) -> dict[int, Tensor]:
+        """{id(parameter): mask} where no update reaches dead weights; empty for flows in which they learn."""
+        flow = self.method.flow
+        if flow.latent or (flow.ranks_dead and flow.zeros):
+            return {}
+        return {id(target.param): self.sparsifier.masks[name] for name, target in self.sparsifier.targets.items()}
+
+    def at_target(self, target: float | None) -> bool:
+        """Whether the schedule has ended, at ``target`` if one is given (a procedure's fits end at different ones)."""
+        schedule, sparsifier = self.method.schedule, self.sparsifier
+        if schedule is not None and sparsifier.step < (schedule.last() or 0):
+            return False
+        return target is None or 1 - sparsifier.sparsity <= 1.02 * (1 - target)
+
+    def state(self, record: Record, processes: Processes) -> dict[str, Any]:
+        """Everything but the model's weights; every rank calls it, and tells its random state."""
+        window = [float(self.window.loss), float(self.window.right), self.window.seen]
+        position = {k: getattr(self, k) for k in ("start", "stop", "step", "epoch", "batch", "skipped")}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "position": position,
+            "record": record.state_dict(),
+            "ranks": processes.gather({"window": window, "random": random_state()}),
+        }
+
+    def restore(self, saved: dict[str, Any], record: Record, processes: Processes) -> None:
+        """Go on from a `state`; model, optimizer and sparsifier were given theirs when they were made."""
+        for name, value in saved["position"].items():
+            setattr(self, name, value)
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        record.load_state_dict(saved["record"])
+        own = saved["ranks"][processes.rank]
+        loss, right, self.window.seen = own["window"]
+        self.window.loss += loss
+        self.window.right += right
+        set_random_state(own["random"])  # last: building and attaching may have drawn

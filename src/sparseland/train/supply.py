@@ -1,0 +1,116 @@
+"""What a run trains on: its data set, its model, and the batches of every optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparseland.data import Batches, Dataset, Split, batches, load
+from sparseland.train.config import TrainConfig
+from sparseland.train.evaluation import evaluate
+from sparseland.train.processes import Processes
+from sparseland.zoo import build
+
+Batch = tuple[Tensor, Tensor]
+
+
+def load_data(config: TrainConfig) -> Dataset:
+    """The data set that a configuration names."""
+    return load(
+        config.data,
+        folder=config.folder,
+        seed=config.seed,
+        limit=config.limit,
+        validation=config.validation,
+        **config.data_options,
+    )
+
+
+def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
+    """The model that a configuration names, freshly initialised from its seed."""
+    return build(
+        config.model, in_shape=dataset.shape, classes=dataset.classes, seed=config.seed, **config.model_options
+    )
+
+
+class Supply:
+    """The batches of a run, a function of (seed, epoch, batch, rank) alone, on this process's device.
+
+    >>> supply = Supply(TrainConfig(limit=100, batch_size=32, accumulate=3), Processes())
+    >>> supply.steps_per_epoch
+    2
+    >>> [(len(group), images, after) for group, images, after in supply.groups(0, 0)]
+    [(3, 96, (0, 3)), (1, 4, (1, 0))]
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes, dataset: Dataset | None = None) -> None:
+        self.config, self.processes = config, processes
+        self.dataset = dataset or load_data(config)
+        self._splits = {name: split.to(processes.device) for name, split in self.dataset.splits.items()}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over train; the last one of an epoch may see fewer images."""
+        return math.ceil(self.epoch(0).total / self.config.accumulate)
+
+    def split(self, name: str) -> Split:
+        """A split by name, on the device."""
+        self.dataset.split(name)  # says which exist
+        return self._splits[name]
+
+    def epoch(self, epoch: int) -> Batches:
+        """This rank's batches of an epoch."""
+        config, data = self.config, self.dataset
+        return batches(
+            self._splits["train"],
+            config.batch_size,
+            mean=data.mean,
+            std=data.std,
+            shuffle=True,
+            seed=config.seed,
+            epoch=epoch,
+            augment=config.augment,
+            device=self.processes.device,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
+
+    def groups(self, epoch: int, batch: int) -> Iterator[tuple[list[Batch], int, tuple[int, int]]]:
+        """The optimizer steps left in an epoch: their batches, their images over all ranks, and the position after."""
+        source = self.epoch(epoch)
+        iterator = iter(source.skip(batch))
+        for first in range(batch, source.total, self.config.accumulate):
+            members = range(first, min(first + self.config.accumulate, source.total))
+            after = (epoch + 1, 0) if members.stop == source.total else (epoch, members.stop)
+            yield [next(iterator) for _ in members], sum(_global_size(source, b) for b in members), after
+
+    def first(self) -> list[Batch]:
+        """Training batches to score on: ten images a class and at least 128, as in SNIP and GraSP; whole batches."""
+        wanted = max(128, 10 * self.dataset.classes)
+        source = self.epoch(0)
+        iterator = iter(source)
+        return [next(iterator) for _ in range(min(source.total, math.ceil(wanted / (source.batch_size * source.world))))]
+
+    def measure(self, model: nn.Module, split: str) -> dict[str, Any]:
+        """All metrics of `evaluate` for a model, over all ranks."""
+        self.processes.same_buffers_(model)
+        return evaluate(
+            model,
+            self.split(split),
+            classes=self.dataset.classes,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            device=self.processes.device,
+            rank=self.processes.rank,
+            world=self.processes.world,
+            add_up=self.processes.sum,
+        )
+
+
+def _global_size(epoch: Batches, batch: int) -> int:
+    """Images of a batch over all ranks (each rank has at least one, if need be a repeated one)."""
+    whole = epoch.batch_size * epoch.world
+    return max(epoch.world, min(whole, len(epoch.split) - batch * whole))
