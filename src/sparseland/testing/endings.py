@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..core.errors import ScoreError
-from .report import CheckFailed, expect
 from .repeating import pickled
+from .report import CheckFailed, expect
 from .run import Case, Run, difference, nonzero_dead, plain_step, sgd
 
 MODULE_HOOKS = (

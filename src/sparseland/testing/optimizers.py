@@ -20,7 +20,7 @@ class Unusual(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """trace = 0.9 trace + g; average = 0.5 average + 0.5 trace; w -= lr (average + decay w) / (1 + row scale)."""
         loss = None
         if closure is not None:
@@ -47,7 +47,7 @@ class Unusual(torch.optim.Optimizer):
 class Passing(torch.optim.SGD):
     """A subclass whose step calls its parent's, as users write them."""
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Exactly SGD's step."""
         return super().step(closure)
 
@@ -157,7 +157,7 @@ def ways_to_step(case: Case) -> str:
             run.step = _closure_step
         run.finish()
         expect(run.sp.step == wanted.sp.step, f"{name}: {wanted.sp.step} steps are counted as {run.sp.step}")
-        said = difference({n: m for n, m in wanted.sp.masks.items()}, {n: m for n, m in run.sp.masks.items()})
+        said = difference(dict(wanted.sp.masks), dict(run.sp.masks))
         expect(not said, f"{name}: other masks than with a plain step: {said}")
         said = difference(wanted.model.state_dict(), run.model.state_dict())
         expect(not said or name == "foreach=True", f"{name}: other weights than with a plain step: {said}")
@@ -165,7 +165,7 @@ def ways_to_step(case: Case) -> str:
 
 
 def _closure_step(run: Run, batch: Any) -> None:
-    def closure() -> Tensor:
+    def closure() -> Any:
         run.optimizer.zero_grad()
         loss = run.task.loss(run.net, batch)
         loss.backward()

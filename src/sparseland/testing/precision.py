@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def zeros_survive_amp(case: Case) -> str:
     A step that the scaler skips moves no mask, advances no step and loses no weight, also in fused optimizers; scaled
     gradients give the run that unscaled ones give.
     """
-    steps = {
+    steps: dict[str, Callable[[Run, Any], None]] = {
         "bf16 autocast": _Autocast(torch.bfloat16),
         "clipping and accumulation": _clipped_step,
     }
@@ -50,7 +51,7 @@ class _Autocast:
             loss.backward()
             run.optimizer.step()
             return
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
         if run.done == self.poisoned:
             grads = [p.grad for p in run.model.parameters() if p.grad is not None]
             grads[0].view(-1)[0] = torch.inf

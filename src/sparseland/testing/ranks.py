@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from ..core.errors import MaskMismatch
 from ..weights.method import Method
@@ -25,7 +26,7 @@ WAIT = datetime.timedelta(seconds=120)
 def ranks_agree(case: Case) -> str:
     """Two gloo processes, each with its own seed and data, have bit-identical masks after every update.
 
-    Starts new processes (`torch.multiprocessing`, spawn): a script that calls this needs ``if __name__ == "__main__":``.
+    Starts processes (`torch.multiprocessing`, spawn): a script that calls this needs ``if __name__ == "__main__":``.
     """
     digest = check_ranks({case.method.name: case.method}, task=case.task)[case.method.name]
     return f"2 ranks, {digest[:12]}"
@@ -40,10 +41,10 @@ def check_ranks(methods: Mapping[str, Method], *, task: Task | None = None, worl
     Raises:
         CheckFailed: ranks disagree, or `Sparsifier.assert_agree` does not notice a mask that was tampered with.
     """
-    import torch.multiprocessing as mp
+    from torch.multiprocessing.spawn import spawn
 
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, folder, dict(methods), task or tasks()[0]), nprocs=world)  # type: ignore[no-untyped-call]
+        spawn(_rank, (world, folder, dict(methods), task or tasks()[0]), nprocs=world)
         said = json.loads((Path(folder) / "said.json").read_text(encoding="utf-8"))
     broken = {label: entry["error"] for label, entry in said.items() if entry["error"]}
     if broken:
@@ -53,7 +54,7 @@ def check_ranks(methods: Mapping[str, Method], *, task: Task | None = None, worl
 
 def _rank(rank: int, world: int, folder: str, methods: dict[str, Method], task: Task) -> None:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(Path(folder) / "store"), world)
+    store = FileStore(str(Path(folder) / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=WAIT)
     try:
         said = {label: _train(Case(method, task), rank, world) for label, method in methods.items()}

@@ -145,7 +145,7 @@ def _gradients(case: Case) -> int:
     with refused(f"a NaN gradient at step {at}, an update", ScoreError, repr(name), "NaN", run=run):
         run.optimizer.step()
     buffers = {n for n, _ in run.model.named_buffers()}  # the extra forward pass counts for these
-    odd = difference(*(_without(r.finish().state(), buffers) for r in (case.begin(), run)))
+    odd = difference(_without(case.begin().finish().state(), buffers), _without(run.finish().state(), buffers))
     expect(not odd, f"after a refused NaN gradient at step {at}, doing the step again gives another run: {odd}")
     return 1
 

@@ -101,8 +101,8 @@ class Case:
             made.load_state_dict(state["optimizer"])
             attach["state"] = state["sparsifier"]
         net = model if wrap is None else wrap(model)
-        options = {"data": task.scoring(), "loss": task.loss, "steps": task.steps, "seed": seed} | attach
-        sp = (method or self.method).attach(net, made, **options)
+        options: dict[str, Any] = {"data": task.scoring(), "loss": task.loss, "steps": task.steps, "seed": seed}
+        sp = (method or self.method).attach(net, made, **options | attach)
         return Run(task, model, net, made, sp, done=sp.step)
 
     def updates(self) -> list[int]:
@@ -137,7 +137,8 @@ def nonzero_dead(run: Run, masks: MaskSet | None = None) -> str:
         values = target.param.detach()[~masks[name]]
         if int(values.count_nonzero()):
             largest = float(values.abs().max())
-            return f"{int(values.count_nonzero())} of {values.numel()} dead weights of {name!r} are not 0 (up to {largest:.3g})"
+            odd = int(values.count_nonzero())
+            return f"{odd} of {values.numel()} dead weights of {name!r} are not 0 (up to {largest:.3g})"
     return ""
 
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import core
+import sparseland.core as core
+
 from ..core.word import Word
 from ..weights.method import Method
 from .report import CheckFailed, expect

@@ -1,0 +1,57 @@
+"""What card 02's proof trains: nets of three widths, dense and with random masks of several layer ratios."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SEEDS = (0, 1, 2)
+SGD = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "lr_schedule": "cosine", "evaluate_every": 1, "threads": 1}
+
+
+def fashion() -> dict[str, dict[str, Any]]:
+    """Fashion-MNIST, 10,000 training images, MLP 784-H-H-10, 8 epochs."""
+    common = SGD | {"data": "fashion-mnist", "limit": 10_000, "epochs": 8, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4}
+    jobs = {}
+    for width in (32, 128, 512):
+        arms: dict[str, dict[str, Any]] = {"dense": {"name": "dense"}}
+        for density in (0.05, 0.02):
+            for ratios in ("er", "uniform"):
+                arms[f"{ratios} {density:.0%}"] = {"name": "random", "sparsity": 1 - density, "ratios": ratios}
+        for ratios in ("snip", "grasp"):
+            arms[f"{ratios}-ratio 5%"] = {"name": "random", "sparsity": 0.95, "ratios": ratios}
+        for arm, method in arms.items():
+            for seed in SEEDS:
+                jobs[f"fashion/H={width}/{arm}/{seed}"] = common | {
+                    "model": f"mlp-{width}-{width}",
+                    "method": method,
+                    "seed": seed,
+                }
+    return jobs
+
+
+def cifar() -> dict[str, dict[str, Any]]:
+    """CIFAR-10 (JPEG), 10,000 training images, ResNet-20 of width W with 1x1 shortcuts, 10 epochs, density 0.1."""
+    common = SGD | {
+        "data": "cifar10-jpeg",
+        "limit": 10_000,
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "augment": "crop+flip",
+        "model_options": {"shortcut": "B"},
+    }
+    jobs = {}
+    for width in (4, 8, 16):
+        arms: dict[str, dict[str, Any]] = {"dense": {"name": "dense"}}
+        for ratios in ("erk", "uniform") + (("snip",) if width == 8 else ()):
+            name = f"{ratios}-ratio" if ratios == "snip" else ratios
+            arms[f"{name} 10%"] = {"name": "random", "sparsity": 0.9, "ratios": ratios}
+        for arm, method in arms.items():
+            for seed in SEEDS:
+                jobs[f"cifar/W={width}/{arm}/{seed}"] = common | {
+                    "model": f"resnet-20-w{width}",
+                    "method": method,
+                    "seed": seed,
+                }
+    return jobs
