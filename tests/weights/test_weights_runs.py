@@ -97,7 +97,7 @@ def test_growth_starts_at_zero_with_zero_state(name: str, kind: str) -> None:
     sp = sl.methods.build(name, sparsity=0.7, every=1, drop=0.4, **hyper).attach(model, optimizer)
     grown = 0
     for i in range(7):
-        old, before = sp.masks, {n: p.detach().clone() for n, p in model.named_parameters()}
+        old = sp.masks
         step(model, optimizer, i)
         for n, t in sp.targets.items():
             new = sp.masks[n] & ~old[n]
@@ -106,8 +106,6 @@ def test_growth_starts_at_zero_with_zero_state(name: str, kind: str) -> None:
             state = [s for s in optimizer.state[t.param].values() if s is not None and s.shape == t.param.shape]
             assert len(state) == (1 if kind == "sgd" else 3)
             assert not any(s[new].any() or s[~sp.masks[n]].any() for s in state)
-            stayed = sp.masks[n] & old[n]
-            assert torch.equal(before[n][stayed] == 0, t.param[stayed] == 0) or i > 0
     assert grown > 0
 
 

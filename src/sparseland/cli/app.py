@@ -73,8 +73,9 @@ def root(
 
     [bold]Start here[/bold]
 
-        sparseland compare demo --out runs/demo       six methods, three seeds, one report; some minutes
-        sparseland train digits --out runs/digits     one sparse network from start to end
+        sparseland compare demo --out runs/demo
+        sparseland train digits --out runs/digits
+        sparseland recipe show demo
     """
 
 

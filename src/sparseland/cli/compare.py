@@ -19,7 +19,7 @@ def add(app: typer.Typer) -> None:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe or a YAML file with a compare section.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file with a compare section.")],
     out: Annotated[Path, typer.Option("--out", help="The folder for runs, run.json and report.html.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.sparsity=0.95.")
@@ -36,7 +36,7 @@ def compare(
     [bold]Examples[/bold]
 
         sparseland compare demo --out runs/demo
-        sparseland compare demo --out runs/hard --set compare.sparsity=0.98 --set "compare.seeds=[[0,1,2,3,4]"
+        sparseland compare demo --out runs/hard --set compare.sparsity=0.98 --set "compare.seeds=[0,1,2,3,4]"
         sparseland compare mine.yaml --out runs/mine --jobs 8
     """
     from ..recipes import load

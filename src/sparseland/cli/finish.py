@@ -12,15 +12,18 @@ if TYPE_CHECKING:
 
 
 def entry(label: str, seed: int, folder: Path, top: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as `reports.make_record` wants it; its bytes are those of the packed file, which is made to be measured."""
+    """A run as `reports.make_record` wants it; the non-zeros and the
+    bytes of the packed file are counted, not taken from the masks."""
     from ..deploy import packed_bytes
     from .weights_file import read
 
+    state = read(folder / "best.safetensors")
     return {
         "label": label,
         "seed": seed,
         "folder": os.path.relpath(folder, top),
-        "packed": packed_bytes(read(folder / "best.safetensors")),
+        "packed": packed_bytes(state),
+        "nonzeros": sum(int(state[layer["name"]].count_nonzero()) for layer in result["layers"]),
         "result": dict(result),
     }
 

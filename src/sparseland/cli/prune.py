@@ -103,7 +103,7 @@ def _batches(dataset: Dataset | None, seed: int) -> list[Any] | None:
 
     from ..data import batches
 
-    return list(islice(batches(dataset.train, 128, mean=dataset.mean, std=dataset.std, seed=seed), BATCHES))
+    return list(islice(batches(dataset.train, 128, mean=dataset.mean, std=dataset.std, shuffle=True, seed=seed), BATCHES))
 
 
 def _accuracies(net: nn.Module, dataset: Dataset | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ import typer
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in name (see [b]list[/b]) or a YAML file.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.seeds=[[0,1]].")
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.seeds=[0,1].")
 ]
 recipes = typer.Typer(
     no_args_is_help=True, help="List, show and check recipes: YAML files that say what to train and to compare."

@@ -15,7 +15,7 @@ def add(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A built-in recipe or a YAML file; none: the defaults.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file; none: the defaults.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="The architecture, as in resnet-20.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="The data set, as in digits or folder:/path.")] = None,
     folder: Annotated[str | None, typer.Option("--folder", help="The data folder (else SPARSELAND_DATA).")] = None,
@@ -41,8 +41,8 @@ def train(
     [bold]Examples[/bold]
 
         sparseland train digits --out runs/digits
-        sparseland train --model lenet-5 --data digits --method gmp --sparsity 0.95 --epochs 20
-        sparseland train digits --set method.pattern=2:4 --set method.sparsity=0.5 --dry-run
+        sparseland train --model lenet-5 --method gmp --sparsity 0.95 --epochs 20
+        sparseland train digits --sparsity 0.5 --set method.pattern=2:4 --dry-run
         sparseland train digits --out runs/digits --resume
     """
     from .plan import command_line, make_recipe, option, preview

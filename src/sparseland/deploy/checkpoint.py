@@ -110,6 +110,17 @@ def packed_bytes(model: nn.Module | Mapping[str, Tensor]) -> int:
     return len(_encode(_entries(model)))
 
 
+def tensor_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor's smaller form, without its entry in the file's header: min(itemsize N, itemsize nnz + N / 8).
+
+    >>> tensor_bytes(torch.eye(8)), tensor_bytes(torch.ones(8, 8))
+    (40, 256)
+    """
+    plain = tensor.detach().cpu().contiguous()
+    packed = sum(part.numel() * part.element_size() for part in _pack(plain).values())
+    return min(plain.numel() * plain.element_size(), packed)
+
+
 def dense_bytes(model: nn.Module | Mapping[str, Tensor]) -> int:
     """Σ itemsize · N over the tensors of a state dict, tied ones counted once."""
     entries = _entries(model)

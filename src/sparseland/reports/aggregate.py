@@ -17,10 +17,11 @@ def aggregate(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per label, in the order of first appearance.
 
     Parameters:
-        runs: {"label", "seed", "result": what `train.run` returned, "packed": bytes of the packed file}.
+        runs: {"label", "seed", "result": what `train.run` returned, "packed": bytes of the packed
+            file, "nonzeros": counted in it}.
 
     Returns:
-        Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "kept", "total",
+        Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "nonzeros", "kept", "total",
         "sparsity", "training_flops", "inference_flops", "bytes", "dense_bytes", "steps", "epochs", "explored",
         "seconds"}; every measured entry is {"mean", "std" (None for one seed), "values"}.
 
@@ -60,6 +61,7 @@ def _measured(runs: Sequence[Run]) -> dict[str, list[Any]]:
     }  # fmt: skip
     out = {key: [lookup(result, *path) for result in results] for key, path in paths.items()}
     out["bytes"] = [run.get("packed", lookup(run["result"], "bytes", "packed")) for run in runs]
+    out["nonzeros"] = [run.get("nonzeros") for run in runs]
     out["worst_class"] = [worst(result)[1] for result in results]
     return out
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import PatternError
 from ..core.pattern import NM, Block, Column, Kernel, Pattern, Row
-from ..deploy import dense_bytes, packed_bytes
+from ..deploy import tensor_bytes
 
 GROUPS = (4, 8, 16)
 BLOCKS = ((16, 16), (8, 8), (4, 4), (2, 2), (16, 1), (8, 1), (4, 1), (2, 1), (1, 16), (1, 8), (1, 4), (1, 2))
@@ -46,10 +46,10 @@ def layers(state: Mapping[str, Tensor]) -> list[Layer]:
     out = []
     for name, tensor in state.items():
         if tensor.is_floating_point():
-            one = {name: tensor}
-            kept = int((tensor != 0).sum())
-            out.append(Layer(name, tuple(tensor.shape), tensor.numel(), kept, satisfied(tensor != 0),
-                             dense_bytes(one), min(packed_bytes(one), packed_bytes({name: torch.ones_like(tensor)}))))  # fmt: skip
+            alive = tensor != 0
+            dense = tensor.numel() * tensor.element_size()
+            shape, kept = tuple(tensor.shape), int(alive.sum())
+            out.append(Layer(name, shape, tensor.numel(), kept, satisfied(alive), dense, tensor_bytes(tensor)))
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.allocation import ER, ERK, LAMP, Global, Ratios, Uniform
 from ..core.errors import InfeasibleBudget, PatternError
 from ..core.growth import GrowNone
 from ..core.mask import MaskSet
@@ -19,6 +20,7 @@ from ..weights.targets import eligible
 from .report import CheckFailed, Skipped, expect
 from .run import Case, Run, nonzero_dead
 
+EVEN = Uniform | ER | ERK | Global | LAMP | Ratios  # they reach every budget that the tensors can hold
 PATTERNS = ("unstructured", "2:4", "1:4 axis 0", "block 4x1", "row", "column", "kernel")
 
 
@@ -123,7 +125,7 @@ def pattern_valid(case: Case) -> str:
 
     Each pattern is tried at the method's own sparsity and, for N:M, at the lowest one it can hold.
     """
-    case.need_zeros()
+    case.need_masks()
     taken, refused = [], []
     for text in PATTERNS:
         p = pattern(text)
@@ -188,7 +190,7 @@ def _keeps_to(p: Pattern, run: Run, step: int) -> None:
 
 
 def _rightly(case: Case, p: Pattern) -> str:
-    """Why no mask of this pattern and sparsity exists on the task's model; empty if one does."""
+    """Why no mask of this pattern and sparsity exists on the task's model; empty if one should."""
     shapes = {n: t.shape for n, t in eligible(case.task.build()).items()}
     for name, shape in shapes.items():
         try:
@@ -197,15 +199,18 @@ def _rightly(case: Case, p: Pattern) -> str:
             return f"{name!r} is {tuple(shape)}"
     budget = kept(sum(torch.Size(s).numel() for s in shapes.values()), case.method.target_sparsity)
     most, least = sum(p.capacity(s) for s in shapes.values()), sum(p.step(s) for s in shapes.values())
-    return "" if least <= budget <= most else f"a budget of {budget} is not in {least} … {most}"
+    if not least <= budget <= most:
+        return f"a budget of {budget} is not in {least} … {most}"
+    rules = [a for a in (case.method.allocation, case.method.initial_allocation) if not isinstance(a, EVEN | None)]
+    return f"allocation {rules[0]}" if rules else ""
 
 
 def with_sparsity(method: Method, sparsity: float) -> Method:
     """The same method ending at another sparsity (and starting no higher).
 
     >>> from sparseland.core import Cubic
-    >>> with_sparsity(Method(schedule=Cubic(0.9, initial=0.6, end=10)), 0.5).schedule
-    Cubic(value=0.5, initial=0.5, end=10)
+    >>> with_sparsity(Method(schedule=Cubic(0.9, initial=0.6, end=10)), 0.5).schedule == Cubic(0.5, initial=0.5, end=10)
+    True
     """
     if method.schedule is None:
         return method

@@ -89,9 +89,7 @@ def _ends(case: Case) -> int:
     lasts = [w.last() for w in (method.schedule, method.exchange) if w is not None]
     last = max((t for t in lasts if t), default=0)
     if last > 1:
-        with _attach_refused(
-            case, f"{last - 1} steps, the last update is at {last}", ScheduleError, last, last - 1
-        ) as got:
+        with _attach_refused(case, f"{last - 1} steps, the last update is at {last}", ScheduleError, last - 1) as got:
             model, optimizer, options = got
             method.attach(model, optimizer, **options | {"steps": last - 1})
         tried += 1
@@ -192,7 +190,7 @@ def _bad_states(case: Case) -> dict[str, tuple[dict[str, Any], tuple[object, ...
         "a state of version 99": (good | {"version": 99}, ("99",)),
         "a state without 'step'": ({k: v for k, v in good.items() if k != "step"}, ("step",)),
         "an empty dict": ({}, ("[]",)),
-        "statistics of another model": (good | {"stats": {"trunk": {}}}, ("trunk",)),
+        "statistics of another model": (good | {"stats": {"trunk": {}}}, (name,)),
         "dense values of another model": (good | {"latent": {"trunk": torch.ones(2)}}, ("trunk",)),
         "a generator that is text": (good | {"generator": "seed"}, ("generator",)),
     }

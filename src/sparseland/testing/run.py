@@ -109,10 +109,14 @@ class Case:
         """The steps after which masks may move (step 0 not counted)."""
         return [t for t in range(1, self.task.steps + 1) if is_due(self.resolved, t)]
 
-    def need_zeros(self) -> None:
-        """Skip what only concerns methods that make zeros."""
+    def need_masks(self) -> None:
+        """Skip what only concerns methods that choose masks."""
         if self.method.schedule is None:
             raise Skipped(f"{self.method.name!r} has no schedule: it keeps every weight")
+
+    def need_zeros(self) -> None:
+        """Skip what only concerns methods that make zeros."""
+        self.need_masks()
         if not self.method.flow.zeros:
             raise Skipped(f"flow {self.method.flow} keeps dead values, there are no zeros")
 

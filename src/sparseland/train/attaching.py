@@ -1,4 +1,4 @@
-"""What the callbacks for other loops share: attach a method, or keep the zeros a model already has; go on from a state."""
+"""What the callbacks for other loops share: attach a method, or keep the zeros a model has, or go on from a state."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def attach(
         if saved != KEEP:
             raise ResumeError(f"the checkpoint was trained with {saved!r}; this callback keeps zeros (method=None)")
         method = Method(name=KEEP)
-    return method.attach(
-        model, optimizer, targets, ignore, data=data, loss=loss, steps=steps, seed=seed, state=state
-    )
+    return method.attach(model, optimizer, targets, ignore, data=data, loss=loss, steps=steps, seed=seed, state=state)
 
 
 def reached(sparsifier: Sparsifier) -> bool:

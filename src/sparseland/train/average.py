@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class WeightAverage:
@@ -37,11 +39,11 @@ class WeightAverage:
             else:
                 self.tensors[name].copy_(value)
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""
         return {"updates": self.updates, "tensors": self.tensors}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.updates = state["updates"]
         for name, value in state["tensors"].items():

@@ -1,44 +1,37 @@
 """Many runs of one function (seeds, methods, soups, searches), each in a process of its own.
 
-A process per attempt: a crash, a leak or the out-of-memory killer takes one job and no other. The workers are plain
-``subprocess`` children that read one line (what to do) and write one answer, both JSON; nothing is pickled.
-
-At its top this file imports the standard library only: a worker imports it, and so starts in milliseconds and has
-threads and signals in order before the job loads torch.
+A process per attempt: a crash, a leak or the out-of-memory killer takes one job and no other. What a worker process is
+stands in `fan_out_worker`; Ray, which runs the same workers on its nodes, in `on_ray`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import json
 import math
 import os
 import re
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-import traceback
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from sparseland.core.errors import RecipeError, ResumeError, SparselandError, nearest
+from sparseland.train import checkpoint, fan_out_worker
+from sparseland.train.fan_out_worker import Call, NotPlain, Outcome, Worker, attempt, last_line, load, plain, room
 
 SCHEMA = 1
 GLANCE = 0.05  # seconds between two looks at the running jobs
 GRACE = 5.0  # seconds a job gets to write its checkpoint after Ctrl-C
-TAIL = 4000  # bytes of a dead job's output that go into its error
-_ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
-_loading = ""  # the function a worker is importing right now
+PLACES = ("processes", "inline", "ray", "auto", "host:port", "ray://host:port")
+ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,8 @@ class Result:
         status: "done", "cached" (done by an earlier call, read from ``out``) or "failed".
         value: what the function returned, through JSON (tuples are lists).
         error: of a failed job: the last attempt's traceback, or its last output; the last line is the reason.
-        attempts: how often it was started; seconds: how long the last attempt took, start of the process included.
+        attempts: how often it was started.
+        seconds: how long the last attempt took, the start of its process included.
     """
 
     key: str
@@ -61,51 +55,47 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Call:
-    """A job as plain data; ``log`` is the file of its output, ``path`` and ``cwd`` are where it finds modules."""
+class Place:
+    """Where attempts run. Here and now: an attempt is over when `start` returns."""
 
-    key: str
-    function: str
-    kwargs: dict[str, Any]
-    threads: int = 1
-    timeout: float | None = None
-    log: str | None = None
-    path: tuple[str, ...] = ()
-    cwd: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the function's name and the arguments (not of its code)."""
-        return hashlib.sha256(_canonical([self.function, self.kwargs]).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt ended; ``final``: trying again would not help."""
-
-    value: Any = None
-    error: str | None = None
-    final: bool = False
-    seconds: float = 0.0
-
-
-class Place(Protocol):
-    """Where attempts run: `start` one, `poll` it until there is an outcome, `stop` those that still run."""
-
-    workers: int
+    workers = 1
 
     def start(self, call: Call) -> Any:
         """Start an attempt; the handle is for `poll` and `stop`."""
+        return attempt(call, pin=False)
 
-    def poll(self, handle: Any) -> Outcome | None:
+    def poll(self, handle: Outcome | Worker) -> Outcome | None:
         """How the attempt ended; None while it runs."""
+        return handle if isinstance(handle, Outcome) else handle.poll()
 
-    def stop(self, handles: Iterable[Any]) -> None:
+    def stop(self, handles: Sequence[Any]) -> None:
         """End attempts that still run."""
 
     def close(self) -> None:
         """Give back what the place holds."""
+
+
+class Processes(Place):
+    """Processes of this machine, ``workers`` at a time."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def start(self, call: Call) -> Worker:
+        """A new process."""
+        return Worker(call)
+
+    def stop(self, handles: Sequence[Worker]) -> None:
+        """First as Ctrl-C does, then for good; a second Ctrl-C does not wait."""
+        try:
+            for worker in handles:
+                worker.interrupt()
+            end = time.monotonic() + GRACE
+            while any(worker.process.poll() is None for worker in handles) and time.monotonic() < end:
+                time.sleep(GLANCE)
+        finally:
+            for worker in handles:
+                worker.kill()
 
 
 def fan_out(
@@ -124,25 +114,26 @@ def fan_out(
 ) -> dict[str, Result]:
     """``{key: Result of function(**jobs[key])}``; a job that fails is reported in its Result, the others go on.
 
-    Ctrl-C: the jobs get SIGINT and five seconds, finished results are kept, KeyboardInterrupt goes on. However this
-    process ends, its jobs end with it. An attempt may follow one that was cut anywhere: let a job resume, or write anew.
+    Ctrl-C: jobs in processes get SIGINT and five seconds, finished results are kept, KeyboardInterrupt goes on. However
+    this process ends, its jobs end with it. A job may be started again after it was cut anywhere: let it resume what it
+    left, or write anew.
 
     Parameters:
-        function: importable (not a lambda, not nested), or its name ``"module:qualname"``.
+        function: importable (no lambda, not nested), or its name ``"module:qualname"``.
         jobs: arguments by job; plain data (None, bool, finite numbers, text, lists, dicts with text keys), as results.
         out: folder for ``<key>.json`` (value, arguments, fingerprint) and, on processes, ``<key>.log`` (its prints).
-        on: "processes", "inline" (here, one after the other; for debugging: no timeout, no pinned threads), "ray" (a
-            local Ray for this call), or the address of a Ray that runs ("auto", "host:port", "ray://host:port").
+        on: "processes"; "inline" (here, one after the other, for debugging: no timeout, no pinned threads); "ray" (a
+            local Ray for this call); or a Ray that runs: "auto", "host:port", "ray://host:port".
         workers: jobs at a time, ≥ 1; None: cores // threads.
-        threads: of each job, ≥ 1, for torch, OpenMP, MKL and OpenBLAS.
+        threads: of each job, ≥ 1: torch, OpenMP, MKL and OpenBLAS.
         retries: how often a failed job is started again, ≥ 0.
         progress: a bar on a terminal, lines on stderr elsewhere.
-        resume: take what ``out`` holds already of the same function and arguments; the code is not compared.
+        resume: take what ``out`` holds of the same function and arguments (the code is not compared).
         timeout: seconds an attempt may take, > 0.
-        overwrite: let a job replace another function's or other arguments' result under its key.
+        overwrite: a job may replace the result of another function or other arguments under its key.
 
     Raises:
-        RecipeError: an option, the function or a job cannot be; said before anything starts.
+        RecipeError: an option, the function or a job is impossible; said before anything starts.
         ResumeError: ``out`` holds a result of other arguments under a job's key.
         OutputError: ``out`` cannot be written.
         SparselandError: Ray is asked for and not there.
@@ -151,28 +142,20 @@ def fan_out(
     >>> results["a"].status, results["a"].value, results["b"].status, results["b"].attempts
     ('done', 2.0, 'failed', 2)
     """
-    if _loading:
-        raise _error("SparselandError", f"fan_out was called while a worker imported {_loading}: move the call below "
-                     "if __name__ == '__main__':")  # fmt: skip
-    for name, value, least in (("workers", workers, 1), ("threads", threads, 1), ("retries", retries, 0)):
-        if not (type(value) is int and value >= least) and (name, value) != ("workers", None):
-            raise _error("RecipeError", f"{name}={value!r} is not an integer ≥ {least}")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise _error("RecipeError", f"timeout={timeout!r} is not a number of seconds > 0, nor None")
-    if on not in ("processes", "inline", "ray", "auto") and ":" not in on:
-        from ..core.errors import nearest
-
-        options = ("processes", "inline", "ray", "auto", "host:port", "ray://host:port")
-        raise _error("RecipeError", f"unknown on={on!r}: {nearest(on, options)}")
-    calls = _calls(_name(function), jobs, threads, timeout)
+    _check(on, workers, threads, retries, timeout)
+    name = _name(function)
+    blank = Call("", name, {}, threads, timeout, path=tuple(sys.path), cwd=os.getcwd())
+    calls = _calls(blank, jobs, None if isinstance(function, str) else function)
     store = _Store(Path(out), overwrite) if out is not None else None
-    found = store.open(calls) if store is not None else {}
+    found = store.open(calls) if store else {}
     found = found if resume else {}
-    todo = [store.logged(call) if store and on == "processes" else call for call in calls if call.key not in found]
+    todo = [call for call in calls if call.key not in found]
+    if store and on == "processes":
+        todo = [replace(call, log=str(store.place(call.key, "log").absolute())) for call in todo]
     if todo:
-        screen = _Screen(len(calls), len(found), progress)
-        with contextlib.closing(screen), contextlib.closing(_place(on, workers, threads, len(todo))) as place:
-            found |= _work(place, todo, retries, store, screen)
+        with contextlib.closing(_place(on, workers, threads, len(todo))) as place:
+            with contextlib.closing(_Screen(len(calls), len(found), progress)) as screen:
+                found |= _work(place, todo, retries, store, screen)
     return {call.key: found[call.key] for call in calls}
 
 
@@ -187,45 +170,51 @@ def require(results: Mapping[str, Result]) -> dict[str, Any]:
     """
     failed = [result for result in results.values() if result.status == "failed"]
     if failed:
-        lines = [f"  {result.key}: {_last_line(result)} ({result.attempts} attempts)" for result in failed]
-        raise _error("SparselandError", "\n".join([f"{len(failed)} of {len(results)} jobs failed:", *lines]))
+        lines = [f"  {r.key}: {last_line(r.error)} (attempts: {r.attempts})" for r in failed]
+        raise SparselandError("\n".join([f"{len(failed)} of {len(results)} jobs failed:", *lines]))
     return {key: result.value for key, result in results.items()}
 
 
-def _error(kind: str, text: str) -> Exception:
-    from ..core import errors  # here, because it loads torch
-
-    error: Exception = getattr(errors, kind)(text)
-    return error
-
-
-def _last_line(result: Result | Outcome) -> str:
-    return (result.error or "").rstrip().rpartition("\n")[2].strip()
-
-
 # ---------------------------------------------------------------------------------------------------- what is asked for
+def _check(on: str, workers: int | None, threads: int, retries: int, timeout: float | None) -> None:
+    if fan_out_worker.importing:
+        raise SparselandError(
+            f"fan_out was called while a worker imported {fan_out_worker.importing}: put the call below "
+            f"if __name__ == '__main__':"
+        )
+    for name, value, least in (("workers", workers, 1), ("threads", threads, 1), ("retries", retries, 0)):
+        if not (type(value) is int and value >= least) and not (name == "workers" and value is None):
+            raise RecipeError(f"{name}={value!r} is not an integer ≥ {least}")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise RecipeError(f"timeout={timeout!r} is neither None nor a number of seconds > 0")
+    if on not in PLACES[:4] and ":" not in on:
+        raise RecipeError(f"unknown on={on!r}: {nearest(on, PLACES)}")
+
+
 def _name(function: Callable[..., Any] | str) -> str:
-    """``module:qualname`` by which a worker can import it."""
+    """``module:qualname``, by which a worker can import the function."""
     if isinstance(function, str):
         name = function
     else:
-        module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "<unnamed>")
-        name = f"{_main_module() if module == '__main__' else module}:{qualname}"
-        if module == "__main__" and "<" not in qualname and not name.startswith("__main__:"):
-            return name  # a script: the workers import it by its file's name
+        module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "(no name)")
+        if module == "__main__" and qualname.isidentifier() and (module := _main_module()) != "__main__":
+            return f"{module}:{qualname}"  # a script: workers import it by the name of its file
+        name = f"{module}:{qualname}"
     try:
-        found = _load(name)
-        if callable(found) and (found is function or isinstance(function, str)):
+        found = load(name) if not name.startswith("__main__:") else None
+        if callable(found) and (isinstance(function, str) or found is function):
             return name
-        reason = "that is something else" if callable(found) else f"that is a {type(found).__name__}"
+        reason = "it names something else"
     except (ImportError, AttributeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    raise _error("RecipeError", f"a worker cannot import {name!r} ({reason}); give a function at the top level of a "
-                 "module (no lambda, partial or nested function), or its name 'module:qualname'")  # fmt: skip
+        reason = str(error)
+    raise RecipeError(
+        f"a worker cannot import {name!r} ({reason}); give a function at the top level of a module (no lambda, no "
+        f"partial, not nested), or its name 'module:qualname'"
+    )
 
 
 def _main_module() -> str:
-    """The name by which ``__main__`` can be imported; "__main__" if it cannot."""
+    """The name by which ``__main__`` can be imported; "__main__" where it cannot."""
     main = sys.modules["__main__"]
     if spec := getattr(main, "__spec__", None):
         return str(spec.name)
@@ -237,58 +226,25 @@ def _main_module() -> str:
     return "__main__"
 
 
-def _load(name: str) -> Any:
-    module, colon, qualname = name.partition(":")
-    if not colon or not module or not qualname:
-        raise ValueError("it has no form 'module:qualname'")
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _calls(
-    name: str, jobs: Mapping[str, Mapping[str, Any]], threads: int, timeout: float | None
-) -> list[Call]:  # fmt: skip
+def _calls(blank: Call, jobs: Mapping[str, Mapping[str, Any]], function: Callable[..., Any] | None) -> list[Call]:
+    """The jobs as `Call`s; every argument is looked at before anything starts."""
     signature = None
-    module = "__main__" if name.partition(":")[0] == _main_module() else name.partition(":")[0]
     with contextlib.suppress(ValueError, TypeError):  # some built-in functions have none
-        signature = inspect.signature(_load(f"{module}:{name.partition(':')[2]}"))
+        signature = inspect.signature(function or load(blank.function))
     calls = []
     for key, kwargs in jobs.items():
         if not (isinstance(key, str) and key and isinstance(kwargs, Mapping)):
-            raise _error("RecipeError", f"job {key!r}: {kwargs!r}: a job is a text (not empty) and a dict of arguments")
+            raise RecipeError(f"job {key!r}: {kwargs!r}; a job is a text (not empty) and a dict of arguments")
         try:
-            text = _canonical(_plain(dict(kwargs), ""))
             if signature is not None:
                 signature.bind(**kwargs)
+            given = {name: plain(value, name) for name, value in kwargs.items()}
+        except NotPlain as error:
+            raise RecipeError(f"job {key!r}: {error}") from None
         except TypeError as error:
-            takes = f"; {name} takes {signature}" if signature is not None else ""
-            raise _error("RecipeError", f"job {key!r}: {error}{takes}") from error
-        path, cwd = tuple(sys.path), os.getcwd()
-        calls.append(Call(key, name, json.loads(text), threads, timeout, path=path, cwd=cwd))
+            raise RecipeError(f"job {key!r}: {error}; {blank.function} takes {signature}") from None
+        calls.append(replace(blank, key=key, kwargs=given))
     return calls
-
-
-def _plain(value: Any, where: str) -> Any:
-    """The value, if JSON can say it; TypeError naming the place that it cannot."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{where or 'the dict'} has the key {key!r}, which is no text")
-            _plain(inner, f"{where}.{key}" if where else key)
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            _plain(inner, f"{where}[{i}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise TypeError(f"{where or 'the value'} is {value!r}, which JSON cannot say: give None, or a text")
-    elif not (value is None or isinstance(value, bool | int | float | str)):
-        raise TypeError(f"{where or 'the value'} is a {type(value).__name__}, not plain data: {value!r:.80}")
-    return value
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict)
 
 
 # ------------------------------------------------------------------------------------------------- what is kept of them
@@ -300,60 +256,144 @@ class _Store:
 
     def open(self, calls: list[Call]) -> dict[str, Result]:
         """Make the folder; what it holds of these calls already."""
-        from .checkpoint import probe
-
         owner: dict[str, str] = {}
         for call in calls:
-            other = owner.setdefault(_file_name(call.key).casefold(), call.key)
+            name = self.place(call.key, "json").name
+            other = owner.setdefault(name.casefold(), call.key)
             if other != call.key:
-                raise _error("RecipeError", f"jobs {other!r} and {call.key!r} would share {_file_name(call.key)}.json")
-        probe(self.folder)
+                raise RecipeError(f"jobs {other!r} and {call.key!r} would share the file {name}; rename one")
+        checkpoint.probe(self.folder)
         results = {call.key: self._read(call) for call in calls}
         return {key: result for key, result in results.items() if result is not None}
 
-    def logged(self, call: Call) -> Call:
-        """The call, with its prints going into the folder."""
-        return Call(**vars(call) | {"log": str(self.folder.absolute() / f"{_file_name(call.key)}.log")})
+    def place(self, key: str, ending: str) -> Path:
+        """The file of a job. Letters, digits and ``. _ = + , @ -`` of its key stay, others become ``_``."""
+        name = re.sub(r"^\.|[^\w.=+,@-]", "_", unicodedata.normalize("NFC", key))
+        if len(name.encode()) > 180:
+            name = f"{name.encode()[:160].decode(errors='ignore')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        return self.folder / f"{name}.{ending}"
 
     def write(self, call: Call, result: Result) -> None:
         """Keep a result."""
-        from .checkpoint import write_file
-
         about = {"key": call.key, "function": call.function, "kwargs": call.kwargs, "fingerprint": call.fingerprint}
         kept = {"value": result.value, "attempts": result.attempts, "seconds": round(result.seconds, 3)}
         data = json.dumps({"schema": SCHEMA} | about | kept, indent=1, allow_nan=False).encode() + b"\n"
-        write_file(self.folder / f"{_file_name(call.key)}.json", lambda file: file.write(data))
+        checkpoint.write_file(self.place(call.key, "json"), lambda file: file.write(data))
 
     def _read(self, call: Call) -> Result | None:
-        place = self.folder / f"{_file_name(call.key)}.json"
+        place = self.place(call.key, "json")
         try:
             saved = json.loads(place.read_bytes())
         except (FileNotFoundError, ValueError):  # half a file is no result
             return None
-        if not isinstance(saved, dict) or saved.get("schema") != SCHEMA or "fingerprint" not in saved:
-            raise _error("ResumeError", f"{place} is no result of fan_out (schema {SCHEMA}); choose another folder")
-        if saved["key"] == call.key and saved["fingerprint"] == call.fingerprint:
-            return Result(call.key, "cached", saved["value"], None, saved["attempts"], saved["seconds"])
-        if self.overwrite:
-            return None
-        before, now = ({"function": x["function"], **x["kwargs"]} for x in (saved, vars(call)))
-        changes = "; ".join(_changes(before, now)) or f"it belongs to job {saved['key']!r}, which shares the file name"
-        raise _error("ResumeError", f"{place} holds another result than job {call.key!r} asks for: {changes}; choose "
-                     "another key or folder, or give overwrite=True")  # fmt: skip
-
-
-def _file_name(key: str) -> str:
-    """A key as a file name without ending: letters, digits and ``. _ = + , @ -`` stay, at most 180 bytes."""
-    name = re.sub(r"^\.|[^\w.=+,@-]", "_", unicodedata.normalize("NFC", key))
-    if len(name.encode()) > 180:
-        name = name.encode()[:160].decode(errors="ignore") + "-" + hashlib.sha256(key.encode()).hexdigest()[:12]
-    return name
+        try:
+            if saved["schema"] != SCHEMA:
+                raise KeyError("schema")
+            before, now = ({"function": s["function"], **s["kwargs"]} for s in (saved, vars(call)))
+            result = Result(call.key, "cached", saved["value"], None, saved["attempts"], saved["seconds"])
+            same = (saved["key"], saved["fingerprint"]) == (call.key, call.fingerprint)
+        except (KeyError, TypeError):
+            raise ResumeError(f"{place} is no result of fan_out with schema {SCHEMA}; choose another folder") from None
+        if same or self.overwrite:
+            return result if same else None
+        changes = "; ".join(_changes(before, now)) or f"it belongs to job {saved['key']!r}"
+        raise ResumeError(
+            f"{place} holds another result than job {call.key!r} asks for: {changes}; choose another key or folder, or "
+            f"give overwrite=True"
+        )
 
 
 def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
             inner = f"{name}.{key}" if name else key
-            yield from _changes(before.get(key, _ABSENT), now.get(key, _ABSENT), inner)
+            yield from _changes(before.get(key, ABSENT), now.get(key, ABSENT), inner)
     elif repr(before) != repr(now):
         yield f"{name} was {before!r}, now it is {now!r}"
+
+
+# ---------------------------------------------------------------------------------------------------------- doing them
+def _place(on: str, workers: int | None, threads: int, jobs: int) -> Place:
+    if on == "inline":
+        return Place()
+    if on == "processes":
+        return Processes(min(jobs, workers or room(threads)))
+    from sparseland.train.on_ray import Cluster
+
+    return Cluster(None if on == "ray" else on, workers, threads)
+
+
+def _work(place: Place, todo: list[Call], retries: int, store: _Store | None, screen: _Screen) -> dict[str, Result]:
+    """Keep ``place.workers`` attempts running until every job has a result."""
+    waiting, attempts = deque(todo), Counter[str]()
+    running: dict[str, tuple[Call, Any]] = {}
+    results: dict[str, Result] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < place.workers:
+                call = waiting.popleft()
+                attempts[call.key] += 1
+                screen.begin(call.key)
+                running[call.key] = (call, place.start(call))
+            for key, (call, handle) in list(running.items()):
+                outcome = place.poll(handle)
+                if outcome is None:
+                    continue
+                del running[key]
+                again = bool(outcome.error) and not outcome.final and attempts[key] <= retries
+                screen.end(key, outcome, again)
+                if again:
+                    waiting.append(call)
+                    continue
+                status = "failed" if outcome.error else "done"
+                results[key] = Result(key, status, outcome.value, outcome.error, attempts[key], outcome.seconds)
+                if store and not outcome.error:
+                    store.write(call, results[key])
+            if running:
+                time.sleep(GLANCE)
+    finally:
+        place.stop([handle for _, handle in running.values()])
+    return results
+
+
+class _Screen:
+    """On a terminal a bar over all jobs and a line per running one; elsewhere a line per finished one."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        self.total, self.done, self.shown = total, done, shown
+        self.bar: Any = None
+        self.tasks: dict[str, Any] = {}
+        if shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            text = TextColumn("{task.description}", markup=False)
+            console = Console(stderr=True)
+            self.bar = Progress(text, BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+            self.all = self.bar.add_task(f"{done} of {total} jobs", total=total, completed=done)
+            self.bar.start()
+        if done:
+            self._say(f"{done} of {total} jobs were done before")
+
+    def begin(self, key: str) -> None:
+        if self.bar:
+            self.tasks[key] = self.bar.add_task(key, total=None)
+
+    def end(self, key: str, outcome: Outcome, again: bool) -> None:
+        self.done += not again
+        end = "failed, is tried again" if again else "failed" if outcome.error else "done"
+        why = f": {last_line(outcome.error)}" if outcome.error else ""
+        self._say(f"{self.done} of {self.total}  {key}: {end} after {outcome.seconds:.1f} s{why}")
+        if self.bar:
+            self.bar.remove_task(self.tasks.pop(key))
+            self.bar.update(self.all, completed=self.done, description=f"{self.done} of {self.total} jobs")
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def _say(self, line: str) -> None:
+        if self.bar:
+            self.bar.console.print(line, markup=False, highlight=False)
+        elif self.shown:
+            print(line, file=sys.stderr, flush=True)

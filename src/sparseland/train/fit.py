@@ -61,7 +61,8 @@ class Window:
     @classmethod
     def empty(cls, device: torch.device) -> Window:
         """Nothing seen yet."""
-        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(2)))
+        loss, right = torch.zeros(2, dtype=torch.float64, device=device).unbind()
+        return cls(loss.clone(), right.clone())
 
     def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
         """Take in a batch: its mean loss, logits and labels."""

@@ -97,7 +97,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _uses(module: nn.Module, args: tuple[Any, ...], output: Any) -> Iterator[tuple[nn.Parameter, int]]:
+def _uses(module: Any, args: tuple[Any, ...], output: Any) -> Iterator[tuple[Tensor, int]]:
     """(weight, number of positions at which each of its entries is used) of one call of a layer."""
     if isinstance(module, CONVOLUTIONS):
         yield module.weight, output.numel() // module.out_channels
@@ -106,7 +106,7 @@ def _uses(module: nn.Module, args: tuple[Any, ...], output: Any) -> Iterator[tup
     elif isinstance(module, nn.Linear):
         yield module.weight, output.numel() // module.out_features
     elif type(module).__name__ == "Conv1D":  # transformers: a linear layer stored as (in, out)
-        yield module.weight, output.numel() // module.weight.shape[1]  # type: ignore[operator, union-attr]
+        yield module.weight, output.numel() // module.weight.shape[1]
     elif isinstance(module, nn.MultiheadAttention):
         query, key = args[0], args[1] if len(args) > 1 else args[0]
         tokens = {"q": query.numel() // query.shape[-1], "k": key.numel() // key.shape[-1]}
@@ -230,7 +230,9 @@ class Meter:
     training_dense: int = 0
     _known: tuple[Any, int] = field(default=(None, 0), repr=False)
 
-    def step(self, method: Method | None, counts: Counts, *, samples: int, moved: bool = False, key: Any = None) -> None:
+    def step(
+        self, method: Method | None, counts: Counts, *, samples: int, moved: bool = False, key: Any = None
+    ) -> None:
         """Count one optimizer step on ``samples``; ``counts`` are those before it, ``key`` names them (for speed)."""
         dense = self.cost.dense()
         if key is None or self._known[0] != key:

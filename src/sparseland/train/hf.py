@@ -56,10 +56,14 @@ class SparsityCallback(TrainerCallback, ExportableState):
         self.targets, self.ignore, self.data, self.loss, self.seed = targets, ignore, data, loss, seed
         self.folder = folder
         self.sparsifier: Sparsifier | None = None
+        self.saved_digest = ""
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into ``trainer_state.json``; the masks themselves are in ``sparseland.pt``."""
-        return {"args": {}, "attributes": {"digest": self.digest()}}
+        args: dict[str, Any] = {"method": None if self.method is None else self.method.to_dict(), "seed": self.seed}
+        rules = {"targets": self.targets, "ignore": self.ignore}
+        args |= {k: v for k, v in rules.items() if isinstance(v, str) or (v and all(isinstance(r, str) for r in v))}
+        return {"args": args, "attributes": {"saved_digest": self.digest()}}
 
     def digest(self) -> str:
         """Of the masks at hand, to recognise the file that belongs to a checkpoint."""
@@ -99,7 +103,8 @@ class SparsityCallback(TrainerCallback, ExportableState):
     def _read(self, place: Path, state: Any) -> dict[str, Any]:
         saved = checkpoint.read_state(place / FILE)
         noted = (state.stateful_callbacks or {}).get(type(self).__name__)
-        digests = [n.get("attributes", {}).get("digest") for n in (noted if isinstance(noted, list) else [noted]) if n]
+        notes = noted if isinstance(noted, list) else [noted] if noted else []
+        digests = [note.get("attributes", {}).get("saved_digest") for note in notes]
         if digests and saved.get("digest") not in digests:
             raise ResumeError(f"{place / FILE} does not belong to the checkpoint that is resumed (its masks differ)")
         return dict(saved["sparsifier"])

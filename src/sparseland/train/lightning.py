@@ -81,4 +81,3 @@ class SparsityCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts."""
         self._saved = state_dict.get("sparsifier")
-

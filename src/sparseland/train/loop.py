@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparseland.core import MaskSet
-from sparseland.core.errors import ScheduleError
+from sparseland.core.errors import ScheduleError, ScoreError
 from sparseland.data import Dataset
 from sparseland.train.average import WeightAverage
 from sparseland.train.config import TrainConfig, checkpoint_steps
@@ -147,9 +147,7 @@ class Trainer:
 
     # --- a fit ------------------------------------------------------------------------------------------------------
 
-    def _begin(
-        self, method: Method, masks: MaskSet | None, start: int, stop: int, saved: dict[str, Any] | None
-    ) -> Fit:
+    def _begin(self, method: Method, masks: MaskSet | None, start: int, stop: int, saved: dict[str, Any] | None) -> Fit:
         config, device, per_epoch = self.config, self.processes.device, self.supply.steps_per_epoch
         if saved is not None:
             self.model.load_state_dict(saved["model"])
@@ -269,7 +267,11 @@ class Trainer:
             fit.scaler.unscale_(fit.optimizer)
             clip_(self.model.parameters(), self.config.clip, fit.living_masks())
         counts, moves, scale = fit.living(), fit.moves, fit.scaler.get_scale()
-        fit.scaler.step(fit.optimizer)
+        try:
+            fit.scaler.step(fit.optimizer)
+        except ScoreError:  # masks cannot move by gradients that are no numbers
+            _check_loss(fit, float(fit.window.loss), self.config.lr)
+            raise
         fit.scaler.update()
         taken = not fit.scaler.is_enabled() or fit.scaler.get_scale() >= scale
         moved, key = len(fit.sparsifier.history) > moves, (self.journal.fits, moves)
@@ -310,11 +312,7 @@ class Trainer:
     def _evaluate(self, fit: Fit, bar: Bar) -> None:
         """Measure on validation, write the log, keep the weights if they are the best at the target sparsity."""
         loss, right, seen = fit.window.totals(self.processes)
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the training loss is {loss} at step {fit.step} of {fit.stop}: lower the learning rate "
-                f"({self.config.lr:g}), warm it up, or clip gradients"
-            )
+        _check_loss(fit, loss, self.config.lr)
         fit.window = Window.empty(self.processes.device)
         self._fill_shadow(fit)
         measured = self.supply.measure(self.shadow, "validation") if len(self.supply.split("validation")) else {}
@@ -346,6 +344,14 @@ class Trainer:
         self.shadow.load_state_dict(self.model.state_dict() if fit.average is None else fit.average.tensors)
         if fit.method.flow.zeros:
             fit.sparsifier.project_(self.shadow)
+
+
+def _check_loss(fit: Fit, loss: float, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the training loss is {loss} at step {fit.step} of {fit.stop}: lower the learning rate ({lr:g}), warm it "
+            f"up, or clip gradients"
+        )
 
 
 def _density(counts: dict[str, Any]) -> float:

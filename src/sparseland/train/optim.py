@@ -94,7 +94,7 @@ def clip_(parameters: Iterable[nn.Parameter], limit: float, masks: Mapping[int, 
     with_grad = [p for p in parameters if p.grad is not None]
     if not with_grad:
         return 0.0
-    grads = [p.grad * masks[id(p)] if id(p) in masks else p.grad for p in with_grad]
+    grads: list[Tensor] = [p.grad * masks[id(p)] if id(p) in masks else p.grad for p in with_grad]  # type: ignore
     norm = torch.nn.utils.get_total_norm(grads)
     torch.nn.utils.clip_grads_with_norm_(with_grad, limit, norm)
     return float(norm)

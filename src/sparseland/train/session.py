@@ -107,9 +107,9 @@ def run(
 
 def _needed(config: TrainConfig, model: nn.Module) -> int:
     """Bytes that the folder will hold at most: last and best, each beside its successor."""
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    weights: int = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    last = weights * (2 if config.ema is not None else 1) + trained * optimizer_slots(config)
+    last: int = weights * (2 if config.ema is not None else 1) + trained * optimizer_slots(config)
     return 2 * (last + weights)
 
 
@@ -117,7 +117,9 @@ def _train(trainer: Trainer, plan: Plan) -> None:
     if plan.procedure is None:
         trainer.fit(plan.method)
         return
-    options = {k: round(v * trainer.steps) if k == "rewind_to" and isinstance(v, float) else v for k, v in plan.options.items()}
+    options = dict(plan.options)
+    if isinstance(options.get("rewind_to"), float):  # a fraction of the run, as everywhere in configurations
+        options["rewind_to"] = round(options["rewind_to"] * trainer.steps)
     plan.procedure(trainer, plan.method, **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -91,8 +92,8 @@ class Supply:
         """Training batches to score on: ten images a class and at least 128, as in SNIP and GraSP; whole batches."""
         wanted = max(128, 10 * self.dataset.classes)
         source = self.epoch(0)
-        iterator = iter(source)
-        return [next(iterator) for _ in range(min(source.total, math.ceil(wanted / (source.batch_size * source.world))))]
+        count = math.ceil(wanted / (source.batch_size * source.world))
+        return list(itertools.islice(source, count))
 
     def measure(self, model: nn.Module, split: str) -> dict[str, Any]:
         """All metrics of `evaluate` for a model, over all ranks."""

@@ -41,10 +41,17 @@ def check_owns(optimizer: torch.optim.Optimizer, targets: Iterable[Target]) -> N
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, param: nn.Parameter) -> Iterator[Tensor]:
-    """Floating-point state tensors shaped like ``param``."""
-    for value in optimizer.state.get(param, {}).values():
-        if isinstance(value, Tensor) and value.shape == param.shape and value.is_floating_point() and value.ndim:
+    """Floating-point state tensors shaped like ``param``, also inside nested dicts and lists."""
+    return _shaped(optimizer.state.get(param, {}), param.shape)
+
+
+def _shaped(value: object, shape: torch.Size) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.shape == shape and value.is_floating_point() and value.ndim:
             yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _shaped(inner, shape)
 
 
 def skipped(optimizer: torch.optim.Optimizer) -> bool:

@@ -43,7 +43,7 @@ def reshard(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "reshard") and hasattr(module, "unshard"):
-            module.reshard()
+            module.reshard()  # type: ignore[operator]
 
 
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:

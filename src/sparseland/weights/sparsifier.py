@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.criterion import Magnitude
-from ..core.errors import MaskMismatch, OwnershipError, ResumeError
+from ..core.errors import MaskMismatch, OwnershipError
 from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
@@ -173,7 +173,7 @@ class Sparsifier:
         wants_grads = self._due(step) and "grad" in self.method.requires()
         changes_grad = type(flow).grad is not Flow.grad
         scale = grad_scale(self.optimizer) if needs or wants_grads or changes_grad else 1.0
-        if wants_grads:
+        if self._due(step):
             statistics.check_finite(self.targets, step)
         with torch.no_grad():
             for n, t in self.targets.items():
@@ -194,7 +194,7 @@ class Sparsifier:
                     self._grads[n] = true.clone()  # optimizers may change p.grad in place
                 if changes_grad:
                     g, w, m = ranks.local(true), ranks.local(t.param), ~self._dead[n]
-                    ranks.local(grad).copy_(flow.grad(g, w, m, step) * scale)
+                    ranks.local(grad).copy_(flow.grad(g, w, m, self.step) * scale)
 
     def _write_again(self) -> None:
         """An optimizer evaluates its closure once more within a step: compute with masked values there too."""
@@ -368,7 +368,8 @@ class Sparsifier:
         Raises:
             ResumeError: it was saved by another method, another model or a newer version.
         """
-        loaded = read_state(state, self.method, {n: tuple(t.param.shape) for n, t in self.targets.items()})
+        shapes = {n: tuple(t.param.shape) for n, t in self.targets.items()}
+        loaded = read_state(state, self.method, shapes, self.method.flow.latent)
         self.step, self.history = loaded["step"], loaded["history"]
         self.masks, self._seen = loaded["masks"], loaded["seen"]
         self._to_device()
@@ -377,10 +378,6 @@ class Sparsifier:
         self._stats = {
             n: {k: _like(v, t.param) for k, v in loaded["stats"][n].items()} for n, t in self.targets.items()
         }
-        if set(loaded["latent"]) != (set(self.targets) if self.method.flow.latent else set()):
-            raise ResumeError(
-                f"the state holds dense values of {sorted(loaded['latent'])[:3]}…, flow is {self.method.flow}"
-            )
         self._latent = {n: _like(v, self.targets[n].param) for n, v in loaded["latent"].items()}
         self._write_values()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from ..core.errors import ResumeError, SparselandError
 from ..core.mask import MaskSet
 
@@ -29,7 +32,7 @@ def pack_state(sp: Sparsifier) -> dict[str, Any]:
     }
 
 
-def read_state(state: Any, method: Method, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def read_state(state: Any, method: Method, shapes: dict[str, tuple[int, ...]], latent: bool) -> dict[str, Any]:
     """Check a saved state against the method and model at hand, and unpack it; ResumeError says what differs."""
     fields = ("version", "method", "step", "history", "masks", "seen", "generator", "stats", "latent")
     if not isinstance(state, dict) or any(f not in state for f in fields):
@@ -42,13 +45,35 @@ def read_state(state: Any, method: Method, shapes: dict[str, tuple[int, ...]]) -
         raise ResumeError(f"the state was saved by another method: {difference}")
     try:
         masks, seen = MaskSet.unpack(state["masks"]), MaskSet.unpack(state["seen"])
-    except (SparselandError, KeyError, TypeError, AttributeError) as error:
-        raise ResumeError(f"the saved masks are damaged: {error}") from None
+        seen.check_same(masks)
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        stats = {n: dict(values) for n, values in state["stats"].items()}
+        history = [dict(entry) for entry in state["history"]]
+    except (SparselandError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ResumeError(f"the saved state is damaged: {error}") from None
     saved = {n: tuple(m.shape) for n, m in masks.items()}
     difference = first_difference(saved, shapes)
     if difference:
         raise ResumeError(f"the state was saved from another model: {difference}")
-    return state | {"masks": masks, "seen": seen, "history": [dict(entry) for entry in state["history"]]}
+    _check_tensors("statistics", stats, shapes, set(shapes))
+    _check_tensors(
+        "dense values", {n: {"": v} for n, v in state["latent"].items()}, shapes, set(shapes) if latent else set()
+    )
+    return state | {"masks": masks, "seen": seen, "history": history, "stats": stats}
+
+
+def _check_tensors(
+    what: str, found: dict[str, dict[str, Tensor]], shapes: dict[str, tuple[int, ...]], names: set[str]
+) -> None:
+    if set(found) != names:
+        odd = sorted(set(found) ^ names)[0]
+        raise ResumeError(f"the saved state is damaged: {what} of {odd!r} are {'there' if odd in found else 'missing'}")
+    for n, values in found.items():
+        for value in values.values():
+            if not isinstance(value, Tensor) or tuple(value.shape) != shapes[n]:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ResumeError(f"the saved state is damaged: {what} of {n!r} are {shape}, expected {shapes[n]}")
 
 
 def first_difference(saved: Any, here: Any, path: str = "") -> str:

@@ -91,12 +91,12 @@ def plain_module(model: nn.Module) -> nn.Module:
 
 
 def check_finite(targets: Mapping[str, Target], step: int) -> None:
-    """Raise ScoreError, on all ranks, if a gradient that will choose masks is not finite; nothing has moved yet."""
+    """Raise ScoreError, on all ranks, if a gradient is not finite where the masks are about to move (nothing has)."""
     bad = [n for n, t in targets.items() if t.param.grad is not None and not _finite(ranks.local(t.param.grad))]
     if ranks.anywhere(bool(bad), next(iter(targets.values())).param):
         where = f"of {bad[0]!r}" if bad else "on another rank"
         raise ScoreError(
-            f"the gradient {where} is not finite (NaN or Inf) at step {step}, where the masks would move by it; "
+            f"the gradient {where} is not finite (NaN or Inf) at step {step}, where the masks would move; "
             f"nothing was changed. Did the loss overflow? Skip the step, clip, or unscale first"
         )
 

@@ -130,7 +130,9 @@ def _hit(target: Target, rule: Rule) -> bool:
     if isinstance(rule, str):
         if target.name == rule or fnmatch.fnmatchcase(target.name, rule):
             return True
-        return target.name.startswith(rule + ".") and _default(target)
+        holder = target.name.rpartition(".")[0]
+        matrix = target.param.ndim >= 2 and "bias" not in target.name.rpartition(".")[2]
+        return matrix if holder == rule else target.name.startswith(rule + ".") and _default(target)
     if isinstance(rule, type):
         return isinstance(target.module, rule) and target.param.ndim >= 2
     return bool(rule(target.name, target.module, target.param))

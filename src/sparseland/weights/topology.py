@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -97,7 +98,8 @@ def exchange(
     out = {}
     for n, mask in masks.items():
         step, living = method.pattern.step(weights[n].shape), count(mask)
-        drop = min(math.ceil(share * (living // step)) * step, living)
+        atoms = Decimal(repr(float(share))) * (living // step)  # decimal: 0.07 of 100 is 7, not 7.000000000000001
+        drop = min(math.ceil(atoms) * step, living)
         if drop == 0:
             out[n] = mask
             continue

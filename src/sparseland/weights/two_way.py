@@ -71,7 +71,10 @@ class TwoWay:
         """Register on the layer (once: a deepcopy brings its hooks along)."""
         if any(getattr(h, "__self__", None) is self for h in module._forward_hooks.values()):
             return
-        self._handles = [module.register_forward_pre_hook(self._before), module.register_forward_hook(self._after)]
+        self._handles = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after),
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_inputs": None}
@@ -82,12 +85,13 @@ class TwoWay:
             handle.remove()
         self._handles = []
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not (torch.is_grad_enabled() and args[0].requires_grad):
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = args[0] if args else kwargs["input"]
+        if not (torch.is_grad_enabled() and inputs.requires_grad):
             self._inputs = None
             return None
-        self._inputs = args[0]
-        return (args[0].detach(), *args[1:])
+        self._inputs = inputs
+        return (inputs.detach(), *args[1:]), {k: v for k, v in kwargs.items() if k != "input"}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         inputs, self._inputs = self._inputs, None

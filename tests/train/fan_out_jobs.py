@@ -1,0 +1,65 @@
+"""The jobs of the fan_out tests. A worker imports this file, so nothing here imports torch at the top: it starts fast."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def job(marks: str = "", name: str = "", act: str = "", value: Any = None) -> Any:
+    """Leave a mark (a file with this process's number), do what ``act`` says, return ``value``."""
+    first = True
+    if marks:
+        number = len(list(Path(marks).glob(f"{name}.*")))
+        first = number == 0
+        draft = Path(marks) / f".{name}.{os.getpid()}"
+        draft.write_text(str(os.getpid()))
+        draft.rename(Path(marks) / f"{name}.{number}")  # whole as soon as it is seen
+    if act == "raise":
+        raise RuntimeError(f"no luck with {name}")
+    if act == "die" or (act == "die once" and first):
+        print(f"{name} says farewell")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "exit":
+        os._exit(3)
+    if act == "leave":
+        sys.exit(0)
+    if act == "hang":
+        time.sleep(100)
+    if act == "hold":  # a child of its own, and native code that never lets the interpreter go
+        subprocess.Popen(["sleep", "101"])
+        ctypes.PyDLL(None).sleep(100)
+    return value
+
+
+def unplain(value: str) -> Any:
+    """Something that is no JSON."""
+    return {"inner": [float(value)]}
+
+
+def pools() -> dict[str, Any]:
+    """What a job finds: threads of torch, variables, the process."""
+    import torch
+
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {"torch": torch.get_num_threads(), "env": [os.environ[name] for name in names], "pid": os.getpid()}
+
+
+def strays() -> int:
+    """Start a process and forget it; its number."""
+    return subprocess.Popen(["sleep", "102"]).pid
+
+
+class Group:
+    """A name with a dot."""
+
+    @staticmethod
+    def add(a: int, b: int = 1) -> int:
+        """a + b"""
+        return a + b

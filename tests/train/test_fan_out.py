@@ -1,0 +1,373 @@
+"""fan_out with real processes: failures stay where they are, results are kept, nobody outlives the parent."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparseland.core.errors import OutputError, RecipeError, ResumeError, SparselandError
+from sparseland.train.fan_out import Result, fan_out, require
+from tests.train.fan_out_jobs import Group, job, pools, strays, unplain
+
+HERE = job.__module__
+PATIENCE = 20.0  # seconds until a process that should come or go is missed
+
+quiet = functools.partial(fan_out, progress=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------- tools
+def marks(folder: Path, name: str = "*") -> list[Path]:
+    """The marks of jobs."""
+    return sorted(folder.glob(f"{name}.*"))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that ended and was not asked how does not count)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def wait(until: Callable[[], Any]) -> bool:
+    """Whether it comes true."""
+    end = time.monotonic() + PATIENCE
+    while not until() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(until())
+
+
+def in_session(leaders: list[int]) -> list[int]:
+    """The processes that run in the sessions of these."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) in leaders and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+# --------------------------------------------------------------------------------------------------- results and errors
+def test_results_in_the_order_of_the_jobs() -> None:
+    results = quiet(job, {k: {"value": [k, {"n": 1.5}, None]} for k in ("b", "a", "c")}, workers=2)
+    assert list(results) == ["b", "a", "c"]
+    assert require(results) == {k: [k, {"n": 1.5}, None] for k in ("b", "a", "c")}
+    assert {(r.status, r.attempts, r.error) for r in results.values()} == {("done", 1, None)}
+    assert all(r.seconds > 0 for r in results.values())
+
+
+def test_failures_are_isolated_retried_and_told(tmp_path: Path) -> None:
+    acts = ("raise", "die", "die once", "exit", "leave", "")
+    jobs = {a or "fine": {"marks": str(tmp_path), "name": a or "fine", "act": a, "value": a} for a in acts}
+    results = quiet(job, jobs, workers=2)
+    assert {k: (r.status, r.attempts) for k, r in results.items()} == {
+        "raise": ("failed", 2), "die": ("failed", 2), "die once": ("done", 2),
+        "exit": ("failed", 2), "leave": ("failed", 2), "fine": ("done", 1),
+    }  # fmt: skip
+    assert results["die once"].value == "die once"
+    assert results["raise"].error.startswith("Traceback")
+    assert "in job" in results["raise"].error
+    assert "die says farewell" in results["die"].error
+    assert len(marks(tmp_path, "die")) == 2
+    with pytest.raises(SparselandError) as told:
+        require(results)
+    lines = str(told.value).splitlines()
+    assert lines[0] == "4 of 6 jobs failed:"
+    assert lines[1] == "  raise: RuntimeError: no luck with raise (attempts: 2)"
+    assert "was ended by signal SIGKILL" in lines[2]
+    assert "exit code 3" in lines[3]
+    assert "SystemExit: 0" in lines[4]
+
+
+def test_no_retries() -> None:
+    assert quiet(job, {"a": {"act": "raise"}}, retries=0)["a"].attempts == 1
+
+
+def test_timeout_says_where_it_hung() -> None:
+    result = quiet(job, {"slow": {"act": "hang"}}, timeout=0.5, retries=0)["slow"]
+    assert result.status == "failed"
+    assert result.error.endswith("timeout: it took more than 0.5 s")
+    assert "in job" in result.error
+
+
+@linux
+def test_what_a_job_leaves_behind_is_ended() -> None:
+    pid = quiet(strays, {"a": {}})["a"].value
+    assert wait(lambda: not alive(pid))
+
+
+def test_a_result_that_json_cannot_say_is_not_tried_again() -> None:
+    result = quiet(unplain, {"a": {"value": "nan"}}, on="inline")["a"]
+    assert (result.status, result.attempts) == ("failed", 1)
+    assert result.error.rstrip().endswith("the result.inner[0] is nan, which JSON cannot say: give None, or a text")
+
+
+def test_threads_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    found = quiet(pools, {"a": {}}, threads=2)["a"].value
+    assert found["torch"] == 2
+    assert found["env"] == ["2", "2", "2"]
+    assert found["pid"] != os.getpid()
+
+
+def test_inline_equals_processes() -> None:
+    jobs = {"a": {"a": 1}, "b": {"a": 2, "b": 5}}
+    here, there = quiet(Group.add, jobs, on="inline"), quiet(f"{HERE}:Group.add", jobs)
+    assert require(here) == require(there) == {"a": 2, "b": 7}
+    assert quiet(job, {"t": {"value": (1, (2,))}}, on="inline")["t"].value == [1, [2]]
+
+
+def test_inline_failures_too(tmp_path: Path) -> None:
+    results = quiet(job, {"a": {"marks": str(tmp_path), "name": "a", "act": "raise"}, "b": {"value": 1}}, on="inline")
+    assert [(r.status, r.attempts) for r in results.values()] == [("failed", 2), ("done", 1)]
+    assert len(marks(tmp_path)) == 2
+
+
+# ----------------------------------------------------------------------------------------------------- said before work
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"value": {"lr": [0.1, {1}]}}, "job 'x': value.lr[1] is a set, not plain data: {1}"),
+        ({"value": {"lr": float("inf")}}, "job 'x': value.lr is inf"),
+        ({"value": {3: "a"}}, "job 'x': value has the key 3, which is not a text"),
+        ({"value": Path("a")}, "job 'x': value is a PosixPath"),
+        ({"valeu": 1}, "got an unexpected keyword argument 'valeu'"),
+    ],
+)
+def test_bad_arguments(kwargs: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as told:
+        quiet(job, {"fine": {"marks": str(tmp_path), "name": "fine"}, "x": kwargs}, on="inline")
+    assert words in str(told.value)
+    assert not marks(tmp_path)
+
+
+def test_a_missing_argument_quotes_the_signature() -> None:
+    with pytest.raises(RecipeError, match=r"job 'x': missing a required argument: 'a'; .*:Group.add takes \(a: "):
+        quiet(Group.add, {"x": {}})
+
+
+@pytest.mark.parametrize(
+    "function", [lambda: 1, functools.partial(job), f"{HERE}:nothing", f"{HERE}:__name__", "no.such.module:f", "job"]
+)
+def test_bad_functions(function: Any) -> None:
+    with pytest.raises(RecipeError, match=r"a worker cannot import '.*module:qualname"):
+        quiet(function, {"a": {}})
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"workers": 0}, "workers=0 is not an integer ≥ 1"),
+        ({"threads": 1.5}, "threads=1.5"),
+        ({"retries": -1}, "retries=-1 is not an integer ≥ 0"),
+        ({"timeout": 0}, "timeout=0"),
+        ({"on": "process"}, "did you mean 'processes'"),
+    ],
+)
+def test_bad_options(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as told:
+        quiet(job, {"a": {}}, **option)
+    assert words in str(told.value)
+
+
+def test_bad_jobs(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not empty"):
+        quiet(job, {"": {}})
+    with pytest.raises(RecipeError, match="a dict of arguments"):
+        quiet(job, {"a": 3})  # type: ignore[dict-item]
+    with pytest.raises(RecipeError, match="jobs 'a b' and 'A/b' would share the file A_b.json"):
+        quiet(job, {"a b": {}, "A/b": {}}, on="inline", out=tmp_path)
+    assert quiet(job, {}) == {}
+
+
+# ------------------------------------------------------------------------------------------------------------- resuming
+def test_resume_runs_only_what_is_not_finished(tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", tmp_path / "seen"
+    seen.mkdir()
+    jobs = {n: {"marks": str(seen), "name": n, "act": "raise" if n == "b" else "", "value": n} for n in ("a", "b")}
+    first = quiet(job, jobs, out=out, retries=0)
+    assert [r.status for r in first.values()] == ["done", "failed"]
+    assert sorted(p.name for p in out.iterdir()) == ["a.json", "a.log", "b.log"]
+    second = quiet(job, jobs | {"c/1": {"value": 3}}, out=out, retries=0)
+    assert [r.status for r in second.values()] == ["cached", "failed", "done"]
+    assert second["a"].value == "a"
+    assert second["a"].seconds == pytest.approx(first["a"].seconds, abs=1e-3)
+    assert (len(marks(seen, "a")), len(marks(seen, "b"))) == (1, 2)
+    assert json.loads((out / "c_1.json").read_text())["key"] == "c/1"
+    quiet(job, {"a": jobs["a"]}, out=out, resume=False, on="inline")
+    assert len(marks(seen, "a")) == 2
+
+
+def test_changed_arguments_are_an_error(tmp_path: Path) -> None:
+    before = {"a": {"value": {"lr": 0.1, "seeds": [1, 2]}}}
+    quiet(job, before, out=tmp_path, on="inline")
+    for after, words in (
+        ({"value": {"lr": 0.2, "seeds": [1, 2]}}, "value.lr was 0.1, now it is 0.2;"),
+        ({"value": {"seeds": [1, 2]}}, "value.lr was 0.1, now it is absent"),
+        ({"value": before["a"]["value"], "name": "n"}, "name was absent, now it is 'n'"),
+    ):
+        for resume in (True, False):
+            with pytest.raises(ResumeError) as told:
+                quiet(job, {"a": after}, out=tmp_path, on="inline", resume=resume)
+            assert words in str(told.value)
+            assert "overwrite=True" in str(told.value)
+    with pytest.raises(ResumeError, match="function was '.*:job', now it is '.*:unplain'"):
+        quiet(unplain, {"a": {"value": "1"}}, out=tmp_path, on="inline")
+    assert quiet(job, {"a": {"value": 2}}, out=tmp_path, on="inline", overwrite=True)["a"].status == "done"
+    assert quiet(job, {"a": {"value": 2}}, out=tmp_path, on="inline")["a"].status == "cached"
+    with pytest.raises(ResumeError, match="value was 2, now it is 2.0"):
+        quiet(job, {"a": {"value": 2.0}}, out=tmp_path, on="inline")
+
+
+def test_half_a_file_does_not_count_and_a_foreign_one_is_not_touched(tmp_path: Path) -> None:
+    quiet(job, {"a": {"value": 1}}, out=tmp_path, on="inline")
+    whole = (tmp_path / "a.json").read_bytes()
+    (tmp_path / "a.json").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / ".a.json.1.tmp").write_bytes(whole)
+    assert quiet(job, {"a": {"value": 1}}, out=tmp_path, on="inline")["a"].status == "done"
+    (tmp_path / "b.json").write_text('{"mine": 1}')
+    with pytest.raises(ResumeError, match="is no result of fan_out"):
+        quiet(job, {"b": {}}, out=tmp_path, on="inline", overwrite=True)
+    assert (tmp_path / "b.json").read_text() == '{"mine": 1}'
+
+
+def test_keys_become_file_names(tmp_path: Path) -> None:
+    long = "k" * 300
+    keys = ["../up", ".hidden", "a/b c", "seed=1,lr=0.1", "größe", long, long + "2"]
+    quiet(job, {key: {} for key in keys}, out=tmp_path, on="inline")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[:5] == sorted(["_._up.json", "_hidden.json", "a_b_c.json", "seed=1,lr=0.1.json", "größe.json"])[
+        :5
+    ] or (len(names) == len(keys))
+    assert len(names) == len(keys)
+    assert all(len(name) < 200 for name in names)
+    with pytest.raises(ResumeError, match="it belongs to job 'a/b c'"):
+        quiet(job, {"a b c": {}}, out=tmp_path, on="inline")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        quiet(job, {"a": {}}, out=tmp_path / "file" / "out", on="inline")
+
+
+# ----------------------------------------------------------------------------------------------------- what one can see
+def test_lines_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    jobs = {"a": {"value": 1}, "b": {"act": "raise", "name": "b"}}
+    fan_out(job, jobs, on="inline", out=tmp_path)
+    fan_out(job, jobs, on="inline", out=tmp_path, retries=0)
+    said = capfd.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == ""
+    assert lines[0] == "1 of 2  a: done after 0.0 s"
+    assert lines[1] == "1 of 2  b: failed, is tried again after 0.0 s: RuntimeError: no luck with b"
+    assert lines[2] == "2 of 2  b: failed after 0.0 s: RuntimeError: no luck with b"
+    assert lines[3] == "1 of 2 jobs were done before"
+    assert len(lines) == 5
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    results = fan_out(job, {"[a]": {"value": 1}}, on="inline")
+    assert results["[a]"].value == 1
+    assert "[a]: done" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------ ends of parents
+PARENT = """
+import sys
+from sparseland.train import fan_out
+if __name__ == "__main__":
+    marks, out = sys.argv[1:]
+    jobs = {"fine": {"marks": marks, "name": "fine", "value": 1}}
+    jobs |= {n: {"marks": marks, "name": n, "act": n} for n in ("hang", "hold")}
+    fan_out.fan_out("tests.train.fan_out_jobs:job", jobs, out=out, workers=3, threads=1)
+"""
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has one finished job, one that sleeps, and one that holds on to its interpreter."""
+    (tmp_path / "marks").mkdir()
+    command = [sys.executable, "-W", "error", "-c", PARENT, str(tmp_path / "marks"), str(tmp_path / "out")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        names = ("hang.0", "hold.0")
+        ready = wait(
+            lambda: (tmp_path / "out/fine.json").exists() and all((tmp_path / "marks" / n).exists() for n in names)
+        )
+        if not ready:
+            process.kill()
+            pytest.fail(f"not ready: {process.communicate()[1]}")
+        time.sleep(0.2)  # `hold` has left its mark; now it holds
+        yield process
+        process.kill()
+
+
+@linux
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nobody_outlives_the_parent(parent: subprocess.Popen[str], by: signal.Signals, tmp_path: Path) -> None:
+    leaders = [int(path.read_text()) for path in marks(tmp_path / "marks") if path.name != "fine.0"]
+    before = in_session(leaders)
+    assert len(before) == 3, "two jobs, and the process that one of them has started"
+    parent.send_signal(by)
+    said = parent.communicate(timeout=PATIENCE)[1]
+    assert wait(lambda: not in_session(leaders))
+    assert json.loads((tmp_path / "out/fine.json").read_text())["value"] == 1
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["fine.json"]
+    if by is signal.SIGINT:
+        assert parent.returncode != 0
+        assert said.rstrip().endswith("KeyboardInterrupt")
+    else:
+        assert parent.returncode == -by
+
+
+# -------------------------------------------------------------------------------------------------------------- scripts
+SCRIPT = """
+import sys
+from sparseland.train.fan_out import fan_out, require
+def double(x):
+    return 2 * x
+def go():
+    print(require(fan_out(double, {"a": {"x": 4}}, retries=0, progress=False)))
+"""
+
+
+def run_script(folder: Path, end: str) -> subprocess.CompletedProcess[str]:
+    (folder / "my_script.py").write_text(SCRIPT + end)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "error", str(folder / "my_script.py")]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_a_script_may_fan_out_its_own_function(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "if __name__ == '__main__':\n    go()\n")
+    assert (done.stdout.strip(), done.stderr) == ("{'a': 8}", "")
+
+
+def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "go()\n")
+    assert "put the call below if __name__ == '__main__':" in done.stderr
+
+
+def test_require_lets_cached_pass() -> None:
+    assert require({"a": Result("a", "cached", 1)}) == {"a": 1}
