@@ -1,4 +1,7 @@
-"""The jobs of the fan_out tests. A worker imports this file, so nothing here imports torch at the top: it starts fast."""
+"""The jobs of the fan_out tests, and how to look at processes.
+
+A worker imports this file; it starts fast because nothing at the top imports torch.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,9 @@ def job(marks: str = "", name: str = "", act: str = "", value: Any = None) -> An
     if act == "die" or (act == "die once" and first):
         print(f"{name} says farewell")
         os.kill(os.getpid(), signal.SIGKILL)
+    if act == "kill the watcher once" and first:  # on Ray: the task that has started this process
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(100)
     if act == "exit":
         os._exit(3)
     if act == "leave":
@@ -63,3 +70,25 @@ class Group:
     def add(a: int, b: int = 1) -> int:
         """a + b"""
         return a + b
+
+
+# ------------------------------------------------------------------------------------------------------ for the tests
+def wait(until: Callable[[], Any], patience: float = 20.0) -> bool:
+    """Whether it comes true."""
+    end = time.monotonic() + patience
+    while not until() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(until())
+
+
+def in_session(leaders: list[int]) -> list[int]:
+    """The processes that run in the sessions of these."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) in leaders and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 from sparseland.core.errors import OutputError, RecipeError, ResumeError, SparselandError
 from sparseland.train.fan_out import Result, fan_out, require
-from tests.train.fan_out_jobs import Group, job, pools, strays, unplain
+from tests.train.fan_out_jobs import Group, in_session, job, pools, strays, unplain, wait
 
 HERE = job.__module__
 PATIENCE = 20.0  # seconds until a process that should come or go is missed
@@ -38,27 +38,6 @@ def alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
-
-
-def wait(until: Callable[[], Any]) -> bool:
-    """Whether it comes true."""
-    end = time.monotonic() + PATIENCE
-    while not until() and time.monotonic() < end:
-        time.sleep(0.02)
-    return bool(until())
-
-
-def in_session(leaders: list[int]) -> list[int]:
-    """The processes that run in the sessions of these."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[3]) in leaders and fields[0] not in "ZX":
-            found.append(int(entry.name))
-    return found
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -65,7 +65,7 @@ def test_the_result_says_everything(tmp_path: Path, tiny: Tiny) -> None:
     assert set(result["history"][0]) == {
         "step", "epoch", "loss", "accuracy", "validation_accuracy", "validation_loss", "sparsity", "lr",
     }  # fmt: skip
-    assert [move["step"] for move in result["masks"]] == [0, 3, 6, 9, 12, 15, 18, 21]
+    assert [move["step"] for move in result["masks"]] == [0, 3, 6, 9, 12, 15, 18]
     flops = result["flops"]
     assert flops["inference"] == 2 * result["kept"] and flops["inference_dense"] == 2 * result["total"]
     assert flops["training_dense"] == 3 * flops["inference_dense"] * 4 * 400

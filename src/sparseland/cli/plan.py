@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,18 +18,13 @@ def make_recipe(name: str | None, options: Mapping[str, Any], settings: Sequence
 
     Parameters:
         name: built-in name or path, or None.
-        options: values of options by field; None where an option was not given.
+        options: values of options by path, "method" before what is below it; None where an option was not given.
         settings: ``path=value`` texts.
     """
-    from ..recipes import build, load, write_yaml
+    from ..recipes import build, load
 
-    given = {key: value for key, value in options.items() if value is not None}
-    lines = []
-    for key, value in given.items():
-        text = write_yaml({"": value}).removeprefix("'': ").strip() if key != "method" else f"{{name: {value}}}"
-        lines.append(f"{key}={text}")
-    lines.sort(key=lambda line: line.startswith("method."))  # the method first, then its hyperparameters
-    every = [*lines, *(settings or ())]
+    given = {key: {"name": value} if key == "method" else value for key, value in options.items() if value is not None}
+    every = [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *(settings or ())]  # JSON is YAML too
     return build({}, every) if name is None else load(name, every)
 
 

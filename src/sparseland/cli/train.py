@@ -68,11 +68,16 @@ def _name(method: dict[str, Any]) -> str:
 
 
 def _run(recipe: Any, place: Path, line: str, resume: bool, overwrite: bool) -> None:
+    from ..core.errors import OutputError
     from ..reports.numbers import duration, scaled
     from ..train import run
     from .finish import entry, finish
     from .screen import errors, screen
 
+    if not (resume or overwrite) and any((place / name).exists() for name in ("result.json", "last")):
+        raise OutputError(
+            f"{place} holds a run already: --resume goes on with it, --overwrite throws it away, or give another --out"
+        )
     screen().print(f"{recipe.config.model} on {recipe.config.data}, {_name(recipe.config.method)} -> {place}")
     if not errors().is_terminal:
         callback = _line

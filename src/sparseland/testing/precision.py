@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ..core.errors import SparselandError
 from ..core.selection import kept
-from .report import expect
+from .report import CheckFailed, expect
 from .run import Case, MakeOptimizer, Run, difference, nonzero_dead, sgd
 
 SCALE = 1024.0  # a power of two: scaling by it changes no bit of a gradient that does not overflow
@@ -107,7 +108,10 @@ def _skips(case: Case, fused: bool) -> None:
     run.step = _Autocast(torch.float16, scaler, poisoned=at)
     run.train(at)
     before, scale = run.state(), scaler.get_scale()
-    run.train(1)
+    try:
+        run.train(1)
+    except SparselandError as error:
+        raise CheckFailed(f"{name}: the step {at + 1}, which the scaler skips, raises {error}") from error
     expect(scaler.get_scale() < scale, f"{name}: the poisoned step {at + 1} was not skipped, so nothing was tested")
     buffers = {n for n, _ in run.model.named_buffers()}  # the forward pass of a skipped step still counts for these
     after = run.state()

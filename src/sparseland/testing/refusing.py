@@ -192,7 +192,7 @@ def _bad_states(case: Case) -> dict[str, tuple[dict[str, Any], tuple[object, ...
         "an empty dict": ({}, ("[]",)),
         "statistics of another model": (good | {"stats": {"trunk": {}}}, (name,)),
         "dense values of another model": (good | {"latent": {"trunk": torch.ones(2)}}, ("trunk",)),
-        "a generator that is text": (good | {"generator": "seed"}, ("generator",)),
+        "a generator that is text": (good | {"generator": "seed"}, ("str",)),
     }
 
 

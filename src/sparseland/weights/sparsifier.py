@@ -26,7 +26,7 @@ from .method import Method
 from .optimizer_state import check_owns, grad_scale, state_tensors, unwrap
 from .state import pack_state, read_state
 from .step import StepHooks
-from .targets import Rules, eligible, parameters, plain_name
+from .targets import Rules, eligible, parameters
 from .two_way import TwoWay
 
 
@@ -319,7 +319,7 @@ class Sparsifier:
 
     def project_(self, model: nn.Module) -> nn.Module:
         """Multiply another copy of the model (an EMA, an average) by the masks, in place."""
-        others = {plain_name(t.name): t.param for t in parameters(model)}
+        others = {t.name: t.param for t in parameters(model)}
         missing = [n for n in self.masks if n not in others or others[n].shape != self.targets[n].param.shape]
         if missing:
             raise MaskMismatch(f"{type(model).__name__} has no parameter {missing[0]!r} of the masked shape")

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.errors import ScoreError, SparselandError
 from . import ranks
-from .targets import Target
+from .targets import Target, plain_module
 
 Loss = Callable[[nn.Module, Any], Tensor]
 MEASURED = frozenset({"grad", "taylor", "hessian_grad", "synflow"})
@@ -77,17 +78,6 @@ def measure(
         for name, flow in synaptic_flow(model, targets, batches[0]).items():
             out[name]["synflow"] = flow
     return out
-
-
-def plain_module(model: nn.Module) -> nn.Module:
-    """The user's module inside DDP and torch.compile: second derivatives and odd batches work there."""
-    while True:
-        if type(model).__name__ == "DistributedDataParallel":
-            model = model.module  # type: ignore[assignment]
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def check_finite(targets: Mapping[str, Target], step: int) -> None:
@@ -154,7 +144,7 @@ def hessian_gradients(
         )
     mean = gradients(model, targets, batches, loss)
     names, params = list(targets), [t.param for t in targets.values()]
-    with _untouched(model):
+    with _untouched(model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         for p in params:
             p.requires_grad_(True)
         total = [torch.zeros_like(p) for p in params]
