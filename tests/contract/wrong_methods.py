@@ -137,10 +137,12 @@ class SeesTheCompiler(Sparsifier):
 
 
 @fault
-class LocalRandomness(Sparsifier):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.generator.manual_seed(dist.get_rank())
+class MovesAlone(Sparsifier):
+    def _move_masks(self) -> None:
+        super()._move_masks()
+        if dist.get_rank():
+            swap_(next(iter(self.masks.values())))
+            self._to_device()
 
 
 @fault

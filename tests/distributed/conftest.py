@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.distributed.pair import Pair
 
 
@@ -12,5 +13,6 @@ from tests.distributed.pair import Pair
 def pair() -> Iterator[Pair]:
     """``pair.run(job, …)`` calls ``job(rank, …)`` in two gloo processes."""
     both = Pair()
+    both.start()
     yield both
     both.stop()

@@ -57,7 +57,7 @@ class Pair:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Start both processes (done by the first `run`)."""
+        """Start both processes and wait until they have met (done by `run` after a failure)."""
         meeting = Path(tempfile.mkdtemp(prefix="sparseland-pair-")) / "meeting"
         for rank in range(RANKS):
             env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(rank), "ACCELERATE_USE_CPU": "true"}
@@ -68,6 +68,7 @@ class Pair:
             self.processes.append(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, env=env)
             )
+        self._answers(2 * PATIENCE)  # they say hello once torch is there and the group stands
 
     def stop(self) -> None:
         """End both processes."""
@@ -82,16 +83,18 @@ class Pair:
 
     def run(self, job: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """[job(0, …), job(1, …)], each computed in its own process at the same time."""
-        first = not self.processes
-        if first:
+        if not self.processes:
             self.start()
+        for process in self.processes:
+            send(process.stdin, (job.__code__.co_filename, job.__name__, args, kwargs))  # type: ignore[arg-type]
+        return self._answers(PATIENCE)
+
+    def _answers(self, patience: float) -> list[Any]:
         answers: queue.Queue[tuple[int, bool, Any]] = queue.Queue()
         for rank, process in enumerate(self.processes):
-            send(process.stdin, (job.__code__.co_filename, job.__name__, args, kwargs))  # type: ignore[arg-type]
             threading.Thread(target=_listen, args=(rank, process, answers), daemon=True).start()
         results: dict[int, Any] = {}
         errors: dict[int, str] = {}
-        patience = PATIENCE + (30 if first else 0)  # the first call waits for the imports
         while len(results) + len(errors) < RANKS:
             try:
                 rank, fine, value = answers.get(timeout=patience)
@@ -124,6 +127,7 @@ def _serve(rank: int, meeting: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS, timeout=timedelta(seconds=COLLECTIVE)
     )
+    send(answers, (True, "hello"))
     modules: dict[str, Any] = {}
     while True:
         try:

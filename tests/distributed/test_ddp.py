@@ -1,4 +1,4 @@
-"""DistributedDataParallel: different seeds and different data on each rank, the same masks and weights to the last bit."""
+"""DistributedDataParallel: other seeds and other data on each rank, the same masks and weights to the last bit."""
 
 from __future__ import annotations
 

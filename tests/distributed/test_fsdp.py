@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import sparseland as sl
 from sparseland.core import NM, Bidirectional, OneShot, Penalised
@@ -201,8 +202,9 @@ def others(rank: int) -> dict[str, Any]:
     """prune_, keep_zeros and project_ on sharded models."""
     out: dict[str, Any] = {}
     model, average, plain = sharded(), sharded(), net()
-    out["pruned"] = sl.prune_(model, sl.methods.LAMP(0.6)).kept(), sum(
-        int(w.count_nonzero()) for n, w in whole(model).items() if "weight" in n
+    out["pruned"] = (
+        sl.prune_(model, sl.methods.LAMP(0.6)).kept(),
+        sum(int(w.count_nonzero()) for n, w in whole(model).items() if "weight" in n),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     sp = sl.keep_zeros(model, optimizer)
@@ -289,3 +291,29 @@ def test_two_way_flow(pair: Pair) -> None:
     for n, w in whole(model).items():
         assert torch.equal(first[n], second[n])
         torch.testing.assert_close(first[n], w, rtol=1e-4, atol=1e-6)
+
+
+def parallel(rank: int, layout: str, name: str) -> dict[str, Any]:
+    """Other DTensor layouts: copies of shards (HSDP), and columns and rows of layers (tensor parallel)."""
+    model = net(odd=False)
+    if layout == "hybrid":
+        mesh = init_device_mesh("cpu", (RANKS, 1), mesh_dim_names=("replicate", "shard"))
+        model, data = fully_shard(model, mesh=mesh), [part(s, rank) for s in range(STEPS)]
+    else:
+        plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        model = parallelize_module(model, init_device_mesh("cpu", (RANKS,)), plan)
+        data = [batch(s) for s in range(STEPS)]
+    optimizer = torch.optim.SGD(model.parameters(), **SGD, foreach=False)  # plain parameters and DTensors together
+    sp = sl.methods.build(name, **METHODS[name]).attach(model, optimizer, steps=STEPS, seed=5 + rank)
+    train(model, optimizer, data)
+    return {"digest": sp.assert_agree(), "dead": dead_values(sp), "weights": whole(model)}
+
+
+@pytest.mark.parametrize("name", ["rigl", "gmp"])
+@pytest.mark.parametrize("layout", ["hybrid", "tensor parallel"])
+def test_other_layouts(pair: Pair, layout: str, name: str) -> None:
+    first, second = pair.run(parallel, layout, name)
+    digest, weights = alone(name, METHODS[name], odd=False)
+    assert first["digest"] == second["digest"] == digest and first["dead"] == second["dead"] == 0
+    for n, w in weights.items():
+        torch.testing.assert_close(first["weights"][n], w, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The building blocks of agreement: whole and local parts of any layout, averages, seeds; and a group without wrapper."""
+"""The building blocks of agreement: whole and local parts of any layout, averages, seeds; groups without wrapper."""
 
 from __future__ import annotations
 

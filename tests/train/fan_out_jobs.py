@@ -30,7 +30,7 @@ def job(marks: str = "", name: str = "", act: str = "", value: Any = None) -> An
     if act == "die" or (act == "die once" and first):
         print(f"{name} says farewell")
         os.kill(os.getpid(), signal.SIGKILL)
-    if act == "kill the watcher once" and first:  # on Ray: the task that has started this process
+    if act == "kill the watcher once" and first:  # on Ray: the actor that has started this process
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(100)
     if act == "exit":
@@ -39,6 +39,12 @@ def job(marks: str = "", name: str = "", act: str = "", value: Any = None) -> An
         sys.exit(0)
     if act == "hang":
         time.sleep(100)
+    if act == "be told":  # ends by Ctrl-C in good order
+        try:
+            time.sleep(100)
+        except KeyboardInterrupt:
+            (Path(marks) / "told").write_text("")
+            raise
     if act == "hold":  # a child of its own, and native code that never lets the interpreter go
         subprocess.Popen(["sleep", "101"])
         ctypes.PyDLL(None).sleep(100)

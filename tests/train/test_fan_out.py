@@ -231,10 +231,8 @@ def test_keys_become_file_names(tmp_path: Path) -> None:
     long = "k" * 300
     keys = ["../up", ".hidden", "a/b c", "seed=1,lr=0.1", "größe", long, long + "2"]
     quiet(job, {key: {} for key in keys}, out=tmp_path, on="inline")
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names[:5] == sorted(["_._up.json", "_hidden.json", "a_b_c.json", "seed=1,lr=0.1.json", "größe.json"])[
-        :5
-    ] or (len(names) == len(keys))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names > {"_._up.json", "_hidden.json", "a_b_c.json", "seed=1,lr=0.1.json", "größe.json"}
     assert len(names) == len(keys)
     assert all(len(name) < 200 for name in names)
     with pytest.raises(ResumeError, match="it belongs to job 'a/b c'"):

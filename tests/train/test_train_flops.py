@@ -67,7 +67,7 @@ def test_transposed_and_grouped_convolutions_equal_torch() -> None:
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "vit"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_transformers(kind: str, attention: str) -> None:
-    """Equal to torch's counter where attention is written out; fused kernels count the same (torch misses the CPU's)."""
+    """Equal to torch's counter where attention is written out; it misses the CPU's fused kernel, we do not."""
     import transformers
 
     common = {"attn_implementation": attention, "num_labels": 3}

@@ -185,7 +185,7 @@ def test_low_precision_trains(tmp_path: Path, tiny: Tiny, precision: str) -> Non
 
 
 def test_steps_that_fp16_skips_are_taken_later(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scale beyond fp16's range overflows at first; schedule and learning rate wait, and the run has all its steps."""
+    """A scale beyond fp16's range overflows at first: schedule and learning rate wait, the run has all its steps."""
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(
         torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**40, enabled=enabled)
@@ -317,6 +317,10 @@ def test_the_seed_decides_everything(tmp_path: Path, tiny: Tiny, comparable: Any
         ({"model": "mlq-32"}, SparselandError, "unknown model"),
         ({"data": "digit"}, SparselandError, "did you mean 'digits'"),
         ({"targets": ("conv*",)}, TargetError, "conv"),
+        ({"data_options": {"seed": 3}}, RecipeError, "'seed', which the run sets itself"),
+        ({"data_options": {"sise": 3}}, RecipeError, "did you mean 'size'"),
+        ({"model_options": {"classes": 3}}, RecipeError, "'classes', which the run sets itself"),
+        ({"model_options": {"depth": 3}}, SparselandError, "no option 'depth'"),
     ],
 )
 def test_mistakes_are_found_before_training(
@@ -364,6 +368,21 @@ def test_compiled_equals_eager_to_rounding(tmp_path: Path, tiny: Tiny, monkeypat
     assert graphs
     assert [e["loss"] for e in compiled["history"]] == pytest.approx([e["loss"] for e in eager["history"]], rel=1e-5)
     assert compiled["layers"] == eager["layers"]
+
+
+def test_models_of_transformers_train(tmp_path: Path, tiny: Tiny) -> None:
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "patch_size": 4,
+    }
+    config = tiny(model="hf:config:vit", model_options=small, optimizer="adamw", lr=0.003, epochs=2)
+    result = run(config, tmp_path, progress=False)
+    assert result["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert result["history"][1]["loss"] < result["history"][0]["loss"]
+    assert result["flops"]["inference"] > 4 * 5**2 * 16  # five tokens attend to each other, whatever the mask
 
 
 def test_trainer_is_a_trainer(tiny: Tiny) -> None:

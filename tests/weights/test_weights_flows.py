@@ -53,7 +53,9 @@ def optimizer_for(w: Tensor, kind: str = "sgd") -> torch.optim.Optimizer:
     return torch.optim.SGD([w], lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
 
 
-def sparse(flow: Flow, kind: str = "sgd", mask: Tensor | None = MASK, **words: Any) -> tuple[list[Tensor], sl.Sparsifier]:
+def sparse(
+    flow: Flow, kind: str = "sgd", mask: Tensor | None = MASK, **words: Any
+) -> tuple[list[Tensor], sl.Sparsifier]:
     """What the layer computes with before each step, and at the end, under the sparsifier."""
     layer = nn.Linear(8, 6, bias=False)
     layer.weight.data.copy_(start())
@@ -84,7 +86,7 @@ def by_hand(
     kind: str = "sgd",
     last: Callable[[Tensor, Tensor], Tensor] = lambda w, m: w * m,
 ) -> list[Tensor]:
-    """The definition: t steps are done, the layer computes with forward(w, m, t), the optimizer sees grad(g, w, m, t)."""
+    """The definition: after t steps the layer computes with forward(w, m, t), the optimizer sees grad(g, w, m, t)."""
     w = start()
     choose = m if callable(m) else lambda _: m
     optimizer, mask, seen = optimizer_for(w, kind), choose(w), []
@@ -269,7 +271,9 @@ def test_finalized_dead_weights_are_zeros_and_nothing_is_left(flow: Flow) -> Non
     assert list(sp.model.state_dict()) == ["weight"] and not sp.model._forward_hooks
 
 
-@pytest.mark.parametrize("flow", [StraightThrough(), StraightThrough(0.0), SRSTE(0.1), Fading(0.1), Shrinking(), Frozen()])
+@pytest.mark.parametrize(
+    "flow", [StraightThrough(), StraightThrough(0.0), SRSTE(0.1), Fading(0.1), Shrinking(), Frozen()]
+)
 def test_gradient_accumulation_is_one_step(flow: Flow) -> None:
     ends = []
     for parts in (1, 4):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sparseland as sl
-from sparseland.core import MaskSet, kept
+from sparseland.core import MaskSet, Steps, kept
 from sparseland.core.errors import MaskMismatch, OwnershipError, PatternError, ResumeError, ScheduleError
 
 F = nn.functional
@@ -110,6 +110,19 @@ def test_a_layer_frozen_later_keeps_its_mask_and_the_others_make_up_the_total() 
         assert sp.masks.kept() == wanted[-1]
     assert torch.equal(sp.masks["0.weight"], frozen) and torch.equal(model[0].weight, value)
     assert sp.masks.kept() == kept(580, 0.8)
+
+
+@pytest.mark.parametrize("sparsity", [0.65, 0.654, 0.655, 0.9])
+def test_a_budget_that_the_frozen_layers_use_up(sparsity: float) -> None:
+    model = net()
+    optimizer = sgd(model)
+    method = sl.Method(schedule=Steps((0.5, sparsity), at=(0, 2)), allocation="uniform")
+    sp = method.attach(model, optimizer)
+    model[2].weight.requires_grad_(False)  # keeps 200 of 400
+    for i in range(3):
+        step(model, optimizer, i)  # never stops the training
+    left = kept(580, sparsity) - 200
+    assert sp.masks.kept() == (200 + left if left >= 2 else 290)
 
 
 @pytest.mark.parametrize("name", ["rigl", "set"])
@@ -281,10 +294,9 @@ def test_states_of_others_are_refused_by_name_and_nothing_is_loaded() -> None:
     model = net()
     sp = gmp().attach(model, sgd(model))
     saved = sp.state_dict()
+    other = net()
     with pytest.raises(ResumeError, match=r"another method: schedule.value was 0.8, here it is 0.9"):
-        sl.methods.GMP(0.9, end=9, every=3).attach(net(), sgd(other := net()), state=saved) if False else (
-            sl.methods.GMP(0.9, end=9, every=3).attach(other := net(), sgd(other), state=saved)
-        )
+        sl.methods.GMP(0.9, end=9, every=3).attach(other, sgd(other), state=saved)
     narrow = nn.Sequential(nn.Linear(6, 19), nn.ReLU(), nn.Linear(19, 3))
     with pytest.raises(ResumeError, match=r"another model: 0.weight was \(20, 6\), here it is \(19, 6\)"):
         gmp().attach(narrow, sgd(narrow), state=saved)

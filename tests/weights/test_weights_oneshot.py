@@ -73,7 +73,7 @@ def test_patterns_hold(text: str) -> None:
     masks = sl.prune_(model, sl.methods.Magnitude(sparsity, pattern=text))
     for n, m in masks.items():
         pattern(text).check(m, n)
-    largest = max(pattern(text).step(m.shape) for m in masks.values())  # rows of three lengths meet a budget only nearly
+    largest = max(pattern(text).step(m.shape) for m in masks.values())  # rows of three lengths: only nearly
     assert abs(masks.kept() - kept(TOTAL, sparsity)) < largest
     if text != "row":
         assert masks.kept() == kept(TOTAL, sparsity)

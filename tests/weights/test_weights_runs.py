@@ -239,9 +239,7 @@ def test_two_hooks_and_none_on_the_model(name: str) -> None:
 def test_ranking_happens_only_when_masks_move(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = sl.weights.sparsifier.moves.topology.scores_of
-    monkeypatch.setattr(
-        sl.weights.sparsifier.moves.topology, "scores_of", lambda *a: calls.append(1) or original(*a)
-    )
+    monkeypatch.setattr(sl.weights.sparsifier.moves.topology, "scores_of", lambda *a: calls.append(1) or original(*a))
     train(sl.methods.GMP(0.9, start=2, end=8, every=3))  # at 2, 5 and 8
     assert len(calls) == 3
 

@@ -1,4 +1,4 @@
-"""What is measured, against finite differences, explicit Hessians and closed forms; and that measuring leaves no trace."""
+"""What is measured, against finite differences, Hessians and closed forms; and that measuring leaves no trace."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ def exchange(method: Method, share: float, mask: Tensor = ALIVE, w: Tensor = W, 
     return topology.exchange(method, {"w": w}, {"w": mask}, {"w": Stats(**stats)}, share)["w"]
 
 
-def prune(method: Method, weights: dict[str, Tensor], sparsity: float, masks: Any = None, **kw: Any) -> dict[str, Tensor]:
+def prune(
+    method: Method, weights: dict[str, Tensor], sparsity: float, masks: Any = None, **kw: Any
+) -> dict[str, Tensor]:
     masks = masks or {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
     stats = kw.pop("stats", {n: Stats() for n in weights})
     return topology.prune_to(method, weights, masks, stats, sparsity, **kw)

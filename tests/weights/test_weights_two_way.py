@@ -166,6 +166,25 @@ def test_copies_have_their_own_hooks() -> None:
     assert not other[0]._forward_hooks and len(model[0]._forward_hooks) == 1
 
 
+def test_layers_added_later_are_two_way_too() -> None:
+    model = nn.ModuleList([nn.Linear(8, 8)])
+    sp, optimizer = attach(model)
+    model.append(nn.Linear(8, 8, bias=False))
+    dense = model[1].weight.detach().clone()
+    optimizer.add_param_group({"params": list(model[1].parameters())})
+    sp.add_("1.weight")
+    x = torch.randn(3, 8, requires_grad=True)
+    model[1](x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(3, 8) @ halves(dense)[1])
+    assert len(model[0]._forward_hooks) == len(model[1]._forward_hooks) == 1
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    model.append(nn.LSTM(8, 8))  # type: ignore[arg-type]
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    with pytest.raises(TargetError, match="two-way flow needs"):
+        sp.add_("2")
+    assert list(sp.targets) == ["0.weight", "1.weight"]
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 3, padding="same"), nn.LSTM(8, 8)]

@@ -19,10 +19,13 @@ def add(app: typer.Typer) -> None:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file with a compare section.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file with a compare section.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder for runs, run.json and report.html.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.sparsity=0.95.")
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.sparsity=0.95."),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, each on one thread.")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what the folder holds.")] = False,
@@ -152,6 +155,7 @@ class _Progress:
     def ended(self, outcome: Outcome) -> None:
         """A run is over."""
         from ..reports.record import read_json
+        from .worker import INTERRUPTED
 
         self.done += 1
         if outcome.error is None:
@@ -159,7 +163,8 @@ class _Progress:
             test = result["test"]["accuracy"] if result["test"] else float("nan")
             said = f"test {test:.2%}, {result['seconds']:.1f} s"
         else:
-            said = f"failed: {' '.join(outcome.error.split())}"
+            said = " ".join(outcome.error.split())
+            said = said if said == INTERRUPTED else f"failed: {said}"
         line = f"[{self.done}/{self.total}] {outcome.task.name}: {said}"
         if self.bar is None:
             self.to.print(line)

@@ -22,7 +22,9 @@ def add(app: typer.Typer) -> None:
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="FILE|RUN|MODEL", help="A .safetensors file, a run's folder, or a name.")],
+    what: Annotated[
+        str, typer.Argument(metavar="FILE|RUN|MODEL", help="A .safetensors file, a run's folder, or a name.")
+    ],
     shape: Annotated[str, typer.Option("--shape", help="Of one image, for a model's name.")] = "3x32x32",
     classes: Annotated[int, typer.Option("--classes", help="Number of classes, for a model's name.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -42,6 +42,10 @@ def papers(
     cells = [[s.slug, s.name, s.sparse, s.room, s.arxiv or "", s.verdict or s.status] for s in rows]
     shown = table("Published systems", ["folder", "system", "what is sparse", "room", "arXiv", "status"], cells, left=6)
     screen().print(shown)
-    counted = {status: sum(s.status == status for s in everything) for status in dict.fromkeys(s.status for s in everything)}
+    counted = {
+        status: sum(s.status == status for s in everything) for status in dict.fromkeys(s.status for s in everything)
+    }
     shown_of = "" if len(rows) == len(everything) else f"{len(rows)} of "
-    screen().print(f"{shown_of}{len(everything)} systems; {', '.join(f'{n} {status}' for status, n in counted.items())}")
+    screen().print(
+        f"{shown_of}{len(everything)} systems; {', '.join(f'{n} {status}' for status, n in counted.items())}"
+    )

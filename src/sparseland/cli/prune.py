@@ -51,8 +51,11 @@ def prune(
 --sparsity 0.5 --out 24.safetensors
     """
     from .. import prune_, zoo
+    from ..core.errors import DataNotFound
     from .weights_file import fill, read, write
 
+    if not weights.is_file():
+        raise DataNotFound(f"no weights at {weights}")
     chosen = _method(method, sparsity, settings or [])
     dataset = _dataset(data, folder, seed)
     in_shape, outputs = (dataset.shape, dataset.classes) if dataset else _shape(shape, classes)
@@ -61,7 +64,7 @@ def prune(
     before = _accuracies(net, dataset)
     masks = prune_(net, chosen, _batches(dataset, seed), targets=target, ignore=ignore, seed=seed)
     after = _accuracies(net, dataset)
-    write(out, net.state_dict(), {"model": model, "method": chosen.name}, packed)
+    write(out, net.state_dict(), packed)
     _say(weights, out, chosen, masks.kept(), masks.numel(), before, after, read(out))
 
 
@@ -103,7 +106,9 @@ def _batches(dataset: Dataset | None, seed: int) -> list[Any] | None:
 
     from ..data import batches
 
-    return list(islice(batches(dataset.train, 128, mean=dataset.mean, std=dataset.std, shuffle=True, seed=seed), BATCHES))
+    return list(
+        islice(batches(dataset.train, 128, mean=dataset.mean, std=dataset.std, shuffle=True, seed=seed), BATCHES)
+    )
 
 
 def _accuracies(net: nn.Module, dataset: Dataset | None) -> dict[str, float]:
@@ -112,9 +117,7 @@ def _accuracies(net: nn.Module, dataset: Dataset | None) -> dict[str, float]:
     from ..train import evaluate
 
     numbers = {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std}
-    return {
-        split: evaluate(net, dataset.split(split), **numbers)["accuracy"] for split in ("validation", "test")
-    }
+    return {split: evaluate(net, dataset.split(split), **numbers)["accuracy"] for split in ("validation", "test")}
 
 
 def _say(

@@ -15,7 +15,9 @@ def add(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file; none: the defaults.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A built-in recipe or a YAML file; none: the defaults.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The architecture, as in resnet-20.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="The data set, as in digits or folder:/path.")] = None,
     folder: Annotated[str | None, typer.Option("--folder", help="The data folder (else SPARSELAND_DATA).")] = None,

@@ -49,7 +49,7 @@ def fill(model: nn.Module, path: Path) -> None:
         raise SparselandError(f"{path.name} does not fit {type(model).__name__}: {error}") from None
 
 
-def write(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str], packed: bool) -> None:
+def write(path: Path, state: Mapping[str, Tensor], packed: bool) -> None:
     """Write a state dict as plain or packed safetensors, in one step; the folder is made if need be."""
     from .. import deploy
     from ..core.errors import OutputError
@@ -62,4 +62,4 @@ def write(path: Path, state: Mapping[str, Tensor], about: Mapping[str, str], pac
     if packed:
         deploy.save(state, path)
     else:
-        write_weights(path, state, about)
+        write_weights(path, state)

@@ -12,6 +12,8 @@ import signal
 import sys
 from typing import Any, TextIO
 
+INTERRUPTED = "interrupted"  # the error of a run that Ctrl-C stopped; its checkpoint is written
+
 
 def main() -> None:
     """Serve standard input."""
@@ -22,7 +24,7 @@ def main() -> None:
 
 
 def serve(questions: TextIO, answers: TextIO) -> None:
-    """Answer each line {"config", "folder"} with {"ok": true} or {"ok": false, "error", "interrupted"}."""
+    """Answer each line {"config", "folder"} with {"ok": true} or {"ok": false, "error"}."""
     for line in questions:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -41,14 +43,14 @@ def _train(question: dict[str, Any]) -> dict[str, Any]:
         config = TrainConfig.from_dict(question["config"])
         run(config, question["folder"], resume="auto", progress=False)
     except KeyboardInterrupt:
-        return {"ok": False, "interrupted": True, "error": "interrupted"}
+        return {"ok": False, "error": INTERRUPTED}
     except SparselandError as error:
-        return {"ok": False, "interrupted": False, "error": str(error)}
+        return {"ok": False, "error": str(error)}
     except Exception as error:
         import traceback
 
         traceback.print_exc()
-        return {"ok": False, "interrupted": False, "error": f"{type(error).__name__}: {error}"}
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
     return {"ok": True}
 
 

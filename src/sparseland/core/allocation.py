@@ -15,10 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .budget import Bounds, global_counts, waterfill
 from .criterion import Criterion, Magnitude
 from .errors import InfeasibleBudget, TargetError, nearest
 from .pattern import Pattern, Unstructured
-from .selection import count, kept, select_many
+from .selection import kept
 from .word import Word
 
 Shapes = Mapping[str, Sequence[int]]
@@ -93,125 +94,6 @@ class Allocation(Word):
 
     def __str__(self) -> str:
         return self.kind
-
-
-@dataclass
-class Bounds:
-    """Per tensor: smallest and largest count, and the size of an atom."""
-
-    low: dict[str, int]
-    high: dict[str, int]
-    step: dict[str, int]
-    relaxed: bool = False
-    alive: Mapping[str, Tensor] | None = None
-
-    @classmethod
-    def of(
-        cls, shapes: Shapes, pattern: Pattern, relaxed: bool = False, alive: Mapping[str, Tensor] | None = None
-    ) -> Bounds:
-        """Bounds that a pattern and the living coordinates put on tensors of these shapes."""
-        step = {n: pattern.step(s) for n, s in shapes.items()}
-        high = {n: math.prod(s) if relaxed else pattern.capacity(s) for n, s in shapes.items()}
-        if alive is not None:
-            high = {n: min(h, count(alive[n])) for n, h in high.items()}
-        return cls({n: min(step[n], high[n]) for n in shapes}, high, step, relaxed, alive)
-
-    def check(self, budget: int, who: str, pattern: Pattern) -> None:
-        """Raise InfeasibleBudget if the tensors cannot hold ``budget`` non-zeros."""
-        least, most = sum(self.low.values()), sum(self.high.values())
-        if budget > most:
-            raise InfeasibleBudget(
-                f"{who} asks for {budget:,} non-zeros; pattern {pattern} keeps at most {most:,} (raise the sparsity)"
-            )
-        if budget < least:
-            raise InfeasibleBudget(
-                f"{who} asks for {budget:,} non-zeros, but {len(self.low)} tensors must keep at least one atom each: "
-                f"{least:,} (lower the sparsity, or ignore some tensors)"
-            )
-
-
-def waterfill(shapes: Shapes, raw: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
-    """Counts for densities min(cap, eps * raw), eps solved so that they fill the budget (the dense-layer fix-point).
-
-    >>> shapes = {"a": (2, 2), "b": (10, 10)}
-    >>> waterfill(shapes, {"a": 9.0, "b": 1.0}, 24, Bounds.of(shapes, Unstructured()))
-    {'a': 4, 'b': 20}
-    """
-    sizes = {n: math.prod(s) for n, s in shapes.items()}
-    full: set[str] = set()
-    while True:
-        free = [n for n in shapes if n not in full]
-        left = budget - sum(bounds.high[n] for n in full)
-        weight = sum(raw[n] * sizes[n] for n in free)
-        eps = left / weight if weight > 0 else 0.0
-        over = {n for n in free if eps * raw[n] * sizes[n] > bounds.high[n]}
-        if not over:
-            break
-        full |= over
-    wanted = {n: float(bounds.high[n]) if n in full else eps * raw[n] * sizes[n] for n in shapes}
-    return apportion(wanted, budget, bounds)
-
-
-def apportion(wanted: Mapping[str, float], budget: int, bounds: Bounds) -> dict[str, int]:
-    """Round counts to multiples of each atom inside the bounds, adding up to the budget (largest remainders first)."""
-    low, high, step = bounds.low, bounds.high, bounds.step
-    counts = {n: min(max(int(w // step[n]) * step[n], low[n]), high[n]) for n, w in wanted.items()}
-    rest = budget - sum(counts.values())
-    position = {n: i for i, n in enumerate(wanted)}
-    while rest:
-        sign = 1 if rest > 0 else -1
-        gap = {n: sign * (wanted[n] - counts[n]) / step[n] for n in wanted}
-        order = sorted(wanted, key=lambda n: (-gap[n], position[n]))
-        moved = False
-        for n in order:
-            if step[n] <= abs(rest) and low[n] <= counts[n] + sign * step[n] <= high[n]:
-                counts[n] += sign * step[n]
-                rest -= sign * step[n]
-                moved = True
-        if not moved:
-            break
-    return counts
-
-
-def global_counts(scores: Mapping[str, Tensor], budget: int, pattern: Pattern, bounds: Bounds) -> dict[str, int]:
-    """Counts per tensor when all atoms compete in one ranking (each tensor's best atom is safe)."""
-    ranked, among = {}, {}
-    for name, values in scores.items():
-        alive = None if bounds.alive is None else bounds.alive[name]
-        allowed = alive if bounds.relaxed else pattern.candidates(values.detach(), alive)
-        pooled = pattern.pool(values.detach())
-        pooled = pooled.to(pooled.dtype if pooled.is_floating_point() else torch.float64, copy=True).contiguous()
-        allowed = torch.ones_like(pooled, dtype=torch.bool) if allowed is None else pattern.pool(allowed) == 1
-        if bool(allowed.any()):
-            pooled.view(-1)[pooled.masked_fill(~allowed, -torch.inf).argmax()] = torch.inf
-        ranked[name], among[name] = pooled.masked_fill(~allowed, -torch.inf), allowed
-    if len(set(bounds.step.values())) == 1:
-        step = next(iter(bounds.step.values()))
-        masks = select_many(ranked, budget // step, among=among, checked=True)
-        return {n: count(m) * step for n, m in masks.items()}
-    return _mixed_counts(ranked, budget, bounds)
-
-
-def _mixed_counts(ranked: Mapping[str, Tensor], budget: int, bounds: Bounds) -> dict[str, int]:
-    """Atoms of different sizes: the best-scoring prefix that fits, then whatever still fits, best first."""
-    names = list(ranked)
-    owner = torch.cat([torch.full((ranked[n].numel(),), i) for i, n in enumerate(names)])
-    sizes = torch.tensor([bounds.step[n] for n in names])[owner]
-    values = torch.cat([ranked[n].reshape(-1).cpu() for n in names]).sort(descending=True, stable=True)
-    order = values.indices[values.values > -torch.inf]
-    fits = sizes[order].cumsum(0) <= budget
-    prefix = count(fits)
-    taken = torch.bincount(owner[order[:prefix]], minlength=len(names))
-    counts = {n: int(taken[i]) * bounds.step[n] for i, n in enumerate(names)}
-    rest = budget - sum(counts.values())
-    for atom in order[prefix:].tolist():
-        name = names[int(owner[atom])]
-        if bounds.step[name] <= rest:
-            counts[name] += bounds.step[name]
-            rest -= bounds.step[name]
-        if rest < min(bounds.step.values()):
-            break
-    return counts
 
 
 @dataclass(frozen=True, repr=False)

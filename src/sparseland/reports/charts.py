@@ -53,7 +53,9 @@ def figure(title: str, draw: Callable[[Axes], object], size: tuple[float, float]
 def _for_the_page(svg: str, title: str, salt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg)
+    svg = re.sub(
+        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg
+    )
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', svg)  # several figures share a page
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{salt}-\1)", svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{salt}-\1"', svg)
@@ -80,7 +82,9 @@ def accuracy_against_sparsity(rows: Sequence[Row]) -> str:
             shift = 0.45 * (place - (len(sparse) - 1) / 2)  # points of equal sparsity stand side by side
             _point(ax, 100 * row["sparsity"]["mean"] + shift, row, i)
         for name in dict.fromkeys(row["name"] for _, row in sparse):
-            mine = sorted((100 * r["sparsity"]["mean"], 100 * r["accuracy"]["mean"]) for _, r in sparse if r["name"] == name)
+            mine = sorted(
+                (100 * r["sparsity"]["mean"], 100 * r["accuracy"]["mean"]) for _, r in sparse if r["name"] == name
+            )
             if len(mine) > 1:
                 ax.plot(*zip(*mine, strict=True), color=FAINT, linewidth=1, zorder=1)
         values = sorted({round(100 * row["sparsity"]["mean"], 2) for _, row in sparse})
@@ -125,7 +129,9 @@ def _band(ax: Axes, row: Row, i: int) -> None:
 def learning_curves(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """Validation accuracy over steps: mean and one standard deviation over seeds."""
     key = "validation_accuracy"
-    lines = {label: _over_seeds([run["result"]["history"] for run in runs if run["label"] == label], key) for label in labels}
+    lines = {
+        label: _over_seeds([run["result"]["history"] for run in runs if run["label"] == label], key) for label in labels
+    }
     if not any(lines.values()):
         return ""
 
@@ -191,7 +197,9 @@ def moving(runs: Sequence[Run]) -> list[str]:
 
 def _moves(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The mask updates of a run, with its end (where nothing changes any more)."""
-    moves = [{**move, "sparsity": 1 - move["kept"] / move["total"]} for move in result.get("masks", ()) if move["total"]]
+    moves = [
+        {**move, "sparsity": 1 - move["kept"] / move["total"]} for move in result.get("masks", ()) if move["total"]
+    ]
     if moves and moves[-1]["step"] < result["steps"]:
         moves.append({**moves[-1], "step": result["steps"], "churn": None})
     return moves
@@ -226,7 +234,10 @@ def layer_bars(runs: Sequence[Run], labels: Sequence[str]) -> str:
         ax.grid(axis="y", visible=False)
         ax.set(xlabel="sparsity (%)", xlim=(0, 100))
 
-    size = (SIZE[0], max(SIZE[1], 0.9 + (0.26 * len(names) if len(names) > MANY_LAYERS else 0.2 * len(names) * len(shown))))
+    size = (
+        SIZE[0],
+        max(SIZE[1], 0.9 + (0.26 * len(names) if len(names) > MANY_LAYERS else 0.2 * len(names) * len(shown))),
+    )
     return figure("Sparsity of each layer", draw, size)
 
 

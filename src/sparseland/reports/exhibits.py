@@ -59,7 +59,10 @@ def _firsts(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _pictures(
-    runs: Sequence[Mapping[str, Any]], weights: Mapping[Any, Mapping[str, Tensor]], config: TrainConfig, dataset: Dataset
+    runs: Sequence[Mapping[str, Any]],
+    weights: Mapping[Any, Mapping[str, Tensor]],
+    config: TrainConfig,
+    dataset: Dataset,
 ) -> dict[str, Any]:
     import torch
 

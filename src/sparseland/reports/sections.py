@@ -33,7 +33,10 @@ def class_table(
     rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], names: Sequence[str] | None
 ) -> dict[str, Any] | None:
     """Accuracy per class and method, and the confusion matrices; None without test results or with very many classes."""
-    tests = {row["label"]: [r["result"]["test"] for r in runs if r["label"] == row["label"] and r["result"]["test"]] for row in rows}
+    tests = {
+        row["label"]: [r["result"]["test"] for r in runs if r["label"] == row["label"] and r["result"]["test"]]
+        for row in rows
+    }
     some = next((found[0] for found in tests.values() if found), None)
     if some is None or len(some["per_class"]) > 30:
         return None
@@ -44,7 +47,9 @@ def class_table(
         values = [_mean([test["per_class"][c] for test in found]) for c in range(len(some["per_class"]))]
         worst = min((v for v in values if v is not None), default=None)
         lines.append({"label": label, "cells": [_class_cell(value, worst) for value in values]})
-        total = [[sum(test["confusion"][i][j] for test in found) for j in range(len(values))] for i in range(len(values))]
+        total = [
+            [sum(test["confusion"][i][j] for test in found) for j in range(len(values))] for i in range(len(values))
+        ]
         matrices.append({"label": label, "rows": _matrix(total, names)})
     return {"names": _names(names, len(some["per_class"])), "rows": lines, "matrices": matrices}
 

@@ -183,6 +183,8 @@ def _train_with(case: Case, p: Pattern) -> str:
 
 def _keeps_to(p: Pattern, run: Run, step: int) -> None:
     for name, target in run.sp.targets.items():
+        if step and not target.param.requires_grad:
+            continue  # frozen: it keeps the mask of step 0
         try:
             p.check(target.canonical(run.sp.masks[name]), name)
         except PatternError as error:

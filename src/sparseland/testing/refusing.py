@@ -190,8 +190,8 @@ def _bad_states(case: Case) -> dict[str, tuple[dict[str, Any], tuple[object, ...
         "a state of version 99": (good | {"version": 99}, ("99",)),
         "a state without 'step'": ({k: v for k, v in good.items() if k != "step"}, ("step",)),
         "an empty dict": ({}, ("[]",)),
-        "statistics of another model": (good | {"stats": {"trunk": {}}}, (name,)),
-        "dense values of another model": (good | {"latent": {"trunk": torch.ones(2)}}, ("trunk",)),
+        "statistics of another model": (good | {"stats": {"trunk": {}}}, ("statistics",)),
+        "dense values of another model": (good | {"latent": {"trunk": torch.ones(2)}}, ("dense values",)),
         "a generator that is text": (good | {"generator": "seed"}, ("str",)),
     }
 

@@ -25,11 +25,10 @@ from typing import Any
 
 from sparseland.core.errors import RecipeError, ResumeError, SparselandError, nearest
 from sparseland.train import checkpoint, fan_out_worker
-from sparseland.train.fan_out_worker import Call, NotPlain, Outcome, Worker, attempt, last_line, load, plain, room
+from sparseland.train.fan_out_worker import Call, NotPlain, Outcome, Worker, attempt, end, last_line, load, plain, room
 
 SCHEMA = 1
 GLANCE = 0.05  # seconds between two looks at the running jobs
-GRACE = 5.0  # seconds a job gets to write its checkpoint after Ctrl-C
 PLACES = ("processes", "inline", "ray", "auto", "host:port", "ray://host:port")
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
 
@@ -86,16 +85,8 @@ class Processes(Place):
         return Worker(call)
 
     def stop(self, handles: Sequence[Worker]) -> None:
-        """First as Ctrl-C does, then for good; a second Ctrl-C does not wait."""
-        try:
-            for worker in handles:
-                worker.interrupt()
-            end = time.monotonic() + GRACE
-            while any(worker.process.poll() is None for worker in handles) and time.monotonic() < end:
-                time.sleep(GLANCE)
-        finally:
-            for worker in handles:
-                worker.kill()
+        """First as Ctrl-C does, then for good."""
+        end(handles)
 
 
 def fan_out(
@@ -114,8 +105,8 @@ def fan_out(
 ) -> dict[str, Result]:
     """``{key: Result of function(**jobs[key])}``; a job that fails is reported in its Result, the others go on.
 
-    Ctrl-C: jobs in processes get SIGINT and five seconds, finished results are kept, KeyboardInterrupt goes on. However
-    this process ends, its jobs end with it. A job may be started again after it was cut anywhere: let it resume what it
+    Ctrl-C: the jobs get SIGINT and five seconds, finished results are kept, KeyboardInterrupt goes on. However this
+    process ends, its jobs end with it. A job may be started again after it was cut anywhere: let it resume what it
     left, or write anew.
 
     Parameters:
@@ -381,9 +372,9 @@ class _Screen:
 
     def end(self, key: str, outcome: Outcome, again: bool) -> None:
         self.done += not again
-        end = "failed, is tried again" if again else "failed" if outcome.error else "done"
+        how = "failed, is tried again" if again else "failed" if outcome.error else "done"
         why = f": {last_line(outcome.error)}" if outcome.error else ""
-        self._say(f"{self.done} of {self.total}  {key}: {end} after {outcome.seconds:.1f} s{why}")
+        self._say(f"{self.done} of {self.total}  {key}: {how} after {outcome.seconds:.1f} s{why}")
         if self.bar:
             self.bar.remove_task(self.tasks.pop(key))
             self.bar.update(self.all, completed=self.done, description=f"{self.done} of {self.total} jobs")

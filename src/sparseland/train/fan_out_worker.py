@@ -23,10 +23,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+GRACE = 5.0  # seconds a job gets to write its checkpoint after Ctrl-C
 MARGIN = 0.5  # seconds between a worker's report of where it hangs and its end
 TAIL = 4000  # bytes of a dead job's output that go into its error
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -190,7 +191,9 @@ def serve(call: Mapping[str, Any]) -> None:
     os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the last words of a killed job
     _end_with(parent)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, Ray has it blocked
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faulthandler.enable()
     if call["timeout"] is not None:
         faulthandler.dump_traceback_later(call["timeout"])
@@ -297,6 +300,19 @@ class Worker:
         self.log.seek(max(self.log_start, end - TAIL))
         text = self.log.read().decode(errors="replace").strip()
         return f"its last output:\n{text}\n\n" if text else ""
+
+
+def end(workers: Sequence[Worker]) -> None:
+    """End workers: first as Ctrl-C does, then for good; another Ctrl-C does not wait."""
+    try:
+        for worker in workers:
+            worker.interrupt()
+        limit = time.monotonic() + GRACE
+        while any(worker.process.poll() is None for worker in workers) and time.monotonic() < limit:
+            time.sleep(0.05)
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def _ending(code: int) -> str:

@@ -196,7 +196,7 @@ class Trainer:
         self._fill_shadow(fit)
         fit.sparsifier.assert_agree()
         record, sparsifier = self.record, fit.sparsifier.finalize_()
-        record.counts, record.explored = fit.living(), sparsifier.explored()
+        record.counts, record.explored = fit.living(), max(record.explored, sparsifier.explored())
         before = record.steps - (fit.step - fit.start)
         record.moves += [{**entry, "step": before + entry["step"]} for entry in sparsifier.history]
         result = {"steps": fit.step - fit.start, "sparsity": sparsifier.sparsity}

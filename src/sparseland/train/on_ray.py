@@ -1,4 +1,4 @@
-"""`fan_out` on Ray: a task per attempt, which starts and watches the same worker process on the node where it runs.
+"""`fan_out` on Ray: an actor per attempt, which starts and watches the same worker process on the node where it lives.
 
 So a job finds there what it finds on one machine: a process of its own, pinned threads, the same errors. The only file
 that imports `ray`.
@@ -18,7 +18,7 @@ from typing import Any
 
 from sparseland.core.errors import SparselandError
 from sparseland.train.fan_out import Place
-from sparseland.train.fan_out_worker import Call, Outcome, room
+from sparseland.train.fan_out_worker import GRACE, Call, Outcome, room
 
 PATIENCE = 5.0  # seconds an address may take to answer
 OBJECT_STORE = 80 * 2**20  # bytes (Ray's least are 75 MiB): arguments and results are small
@@ -53,30 +53,45 @@ class Cluster(Place):
             if largest < threads:
                 raise SparselandError(f"threads={threads}, but the largest node of this Ray has {largest:g} CPUs")
             self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
-            self._attempt = ray.remote(num_cpus=threads, max_retries=0)(_task())
+            # Two threads: one waits for the worker, the other hears `end`. Not a task: ray.cancel would stop it, but
+            # this process may crash when the task ends at the same moment.
+            self._watcher = ray.remote(num_cpus=threads, max_restarts=0, max_concurrency=2)(_watcher())
         except BaseException:
             self.close()
             raise
 
     def start(self, call: Call) -> Any:
-        """A task for the attempt."""
-        return self._attempt.remote(asdict(call))
+        """An actor for the attempt, and what it will say."""
+        actor = self._watcher.remote()
+        return actor, actor.run.remote(asdict(call))
 
     def poll(self, handle: Any) -> Outcome | None:
-        """How it ended; None while it waits or runs. A lost worker or node is a failed attempt."""
+        """How it ended; None while it waits or runs. A lost actor or node is a failed attempt."""
+        actor, said = handle
         try:
-            if not self.ray.wait([handle], timeout=0)[0]:
+            if not self.ray.wait([said], timeout=0)[0]:
                 return None
-            return Outcome(**self.ray.get(handle))
-        except Exception as error:  # Ray's own, of many classes; its text may end with a hint of many lines
+            outcome = Outcome(**self.ray.get(said))
+        except Exception as error:  # Ray's own, of many classes, with texts of many lines
             reason = (str(error).strip().splitlines() or [""])[0]
-            return Outcome(error=f"{error}\n{type(error).__name__}: {reason}")
+            outcome = Outcome(error=f"{error}\n{type(error).__name__}: {reason}")
+        self._kill([actor])  # now, for its CPUs
+        return outcome
 
     def stop(self, handles: Sequence[Any]) -> None:
-        """Cancel the tasks; a worker process ends with the task that watches it."""
-        for handle in handles:
+        """End workers as Ctrl-C does, then their actors."""
+        actors = [actor for actor, _ in handles]
+        try:
             with contextlib.suppress(Exception):  # the cluster may be what failed
-                self.ray.cancel(handle, force=True)
+                ended = [actor.end.remote() for actor in actors]
+                self.ray.wait(ended, num_returns=len(ended), timeout=GRACE + 1) if ended else None
+        finally:
+            self._kill(actors)
+
+    def _kill(self, actors: Sequence[Any]) -> None:
+        for actor in actors:
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor)
 
     def close(self) -> None:
         """Stop the local cluster, or leave the other one, if this object has entered it."""
@@ -105,6 +120,8 @@ def _connect(ray: Any, address: str | None, workers: int | None, threads: int) -
             "num_cpus": threads * (workers or room(threads)),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE,
+            # Else Ray, when it ends, kills a job but not what the job has started; workers see to both.
+            "_system_config": {"kill_child_processes_on_worker_exit": False},
         }
     else:
         _knock(address)
@@ -118,9 +135,9 @@ def _connect(ray: Any, address: str | None, workers: int | None, threads: int) -
 
 def _knock(address: str) -> None:
     """Say at once that nobody is there; Ray itself tries for half a minute or more."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:  # "auto"
+    if address == "auto":
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -130,24 +147,34 @@ def _knock(address: str) -> None:
         ) from error
 
 
-def _task() -> Any:
-    """The task; a nested function, so that Ray sends it whole and its workers need not find this module first."""
+def _watcher() -> Any:
+    """The actor; a nested class, so that Ray sends it whole and its processes need not find this module first."""
     here = tuple(sys.path)
 
-    def attempt(call: dict[str, Any]) -> dict[str, Any]:
-        import sys
-        import time
-        from dataclasses import asdict
+    class Watcher:
+        def __init__(self) -> None:
+            import sys
 
-        sys.path.extend(folder for folder in here if folder not in sys.path)
-        from sparseland.train.fan_out_worker import Call, Worker
+            sys.path.extend(folder for folder in here if folder not in sys.path)
+            self.worker: Any = None
 
-        worker = Worker(Call(**call))
-        try:
-            while (outcome := worker.poll()) is None:
+        def run(self, call: dict[str, Any]) -> dict[str, Any]:
+            """An attempt, from its start to its end."""
+            import time
+            from dataclasses import asdict
+
+            from sparseland.train.fan_out_worker import Call, Worker
+
+            self.worker = Worker(Call(**call))
+            while (outcome := self.worker.poll()) is None:
                 time.sleep(0.05)
-        finally:
-            worker.kill()
-        return asdict(outcome)
+            return asdict(outcome)
 
-    return attempt
+        def end(self) -> None:
+            """End the attempt."""
+            from sparseland.train.fan_out_worker import end
+
+            if self.worker is not None:
+                end([self.worker])
+
+    return Watcher

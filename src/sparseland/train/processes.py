@@ -37,12 +37,19 @@ class Processes:
 
         # Without cpu=True Accelerate takes two processes on a machine without GPU for two runs that do not know each
         # other. The precision is named, so that a launcher's setting cannot override the recipe's.
-        self.accelerator = Accelerator(
-            mixed_precision="no",
-            cpu=not torch.accelerator.is_available(),
-            log_with=_known(trackers) or None,
-            project_dir=folder if trackers else None,
-        )
+        known = _known(trackers)
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision="no",
+                cpu=not torch.accelerator.is_available(),
+                log_with=known or None,
+                project_dir=folder if trackers else None,
+            )
+        except ValueError as error:
+            raise SparselandError(
+                f"this process has an Accelerator with other settings already, and Accelerate allows one kind per "
+                f"process: {error}"
+            ) from error
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.main = self.rank == 0

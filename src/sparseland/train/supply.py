@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
+from sparseland.core.errors import RecipeError, nearest
 from sparseland.data import Batches, Dataset, Split, batches, load
 from sparseland.train.config import TrainConfig
 from sparseland.train.evaluation import evaluate
@@ -20,21 +22,26 @@ Batch = tuple[Tensor, Tensor]
 
 def load_data(config: TrainConfig) -> Dataset:
     """The data set that a configuration names."""
-    return load(
-        config.data,
-        folder=config.folder,
-        seed=config.seed,
-        limit=config.limit,
-        validation=config.validation,
-        **config.data_options,
-    )
+    own = {"folder": config.folder, "seed": config.seed, "limit": config.limit, "validation": config.validation}
+    _check_options("data_options", config.data_options, own, [k for k in signature(load).parameters if k != "name"])
+    return load(config.data, **own, **config.data_options)
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
     """The model that a configuration names, freshly initialised from its seed."""
-    return build(
-        config.model, in_shape=dataset.shape, classes=dataset.classes, seed=config.seed, **config.model_options
-    )
+    own = {"in_shape": dataset.shape, "classes": dataset.classes, "seed": config.seed}
+    _check_options("model_options", config.model_options, own)
+    return build(config.model, **own, **config.model_options)
+
+
+def _check_options(
+    where: str, options: Mapping[str, Any], own: Mapping[str, Any], known: Iterable[str] | None = None
+) -> None:
+    for key in options:
+        if key in own:
+            raise RecipeError(f"{where} has {key!r}, which the run sets itself (to {own[key]!r}); leave it out there")
+        if known is not None and key not in known:
+            raise RecipeError(f"{where} has {key!r}: {nearest(key, [k for k in known if k not in own])}")
 
 
 class Supply:
