@@ -43,7 +43,8 @@ def test_version(call: Any) -> None:
 
 def test_the_program_starts_without_torch() -> None:
     """--help is quick because nothing heavy is loaded for it."""
-    code = "import sys\nimport sparseland.cli.app\nprint([m for m in ('torch', 'pydantic', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "pydantic", "matplotlib")
+    code = f"import sys\nimport sparseland.cli.app\nprint([m for m in {heavy} if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False

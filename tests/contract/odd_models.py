@@ -1,4 +1,4 @@
-"""A model with everything that is not a plain layer: tied, transposed, grouped, attention, recurrent, frozen, unused."""
+"""A model of what is not a plain layer: tied, transposed, grouped, attention, recurrent, frozen, unused."""
 
 from __future__ import annotations
 

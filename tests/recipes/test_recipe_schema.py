@@ -17,7 +17,8 @@ from sparseland.recipes import Recipe, build, load, names, override
 from sparseland.train import TrainConfig
 
 TINY = {
-    "name": "tiny", "description": 'A "quoted" one: 2:4', "model": "mlp-16", "data": "digits", "epochs": 1, "limit": 128,
+    "name": "tiny", "description": 'A "quoted" one: 2:4', "model": "mlp-16", "data": "digits", "epochs": 1,
+    "limit": 128,
     "method": {"name": "rigl", "sparsity": 0.5, "every": 1, "pattern": "2:4"}, "lr": 1e-2, "ignore": ["fc2.weight"],
     "compare": {"methods": [{"name": "dense"}, {"name": "set", "every": 1}], "seeds": [0, 1], "sparsity": 0.75},
 }  # fmt: skip

@@ -30,7 +30,8 @@ PLAIN = st.recursive(
 WORDS: list[Word] = [
     *(core.pattern(text) for text in ("unstructured", "2:4", "1:8 axis 0", "block 4x1", "kernel", "kernel 4x1", "row")),
     core.Magnitude(), core.Reversed(core.SNIP()), core.Random(), core.ERK(power=0.5), core.Global(),
-    core.Ratios(core.GraSP()), core.UniformPlus(last_density=0.3), core.Constant(0.3, every=7), core.Cosine(0.0, initial=0.3, end=0.75),
+    core.Ratios(core.GraSP()), core.UniformPlus(last_density=0.3), core.Constant(0.3, every=7),
+    core.Cosine(0.0, initial=0.3, end=0.75),
     core.Cubic(0.9, end=1000, stop="before"), core.OneShot(0.9, at=0.5, rounds=3), core.Steps((0.5, 0.75), at=(0, 10)),
     core.MultiCycle(core.Linear(0.5, end=3), cycles=2, length=5), core.GrowNone(), core.GrowGradient(), core.Hard(),
     core.SRSTE(),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 RECIPE = {
-    "name": "tiny <b>&</b>", "description": 'a "quoted" $description$', "model": "mlp-16", "data": "digits", "limit": 150,
+    "name": "tiny <b>&</b>", "description": 'a "quoted" $description$', "model": "mlp-16", "data": "digits",
+    "limit": 150,
     "epochs": 2, "evaluate_every": 1,
     "compare": {
         "sparsity": 0.75, "seeds": [0, 1],

@@ -227,8 +227,9 @@ def test_a_page_that_cannot_be_written(record: dict[str, Any], tmp_path: Path) -
 PROBE = """<script>addEventListener("load", function () {
   var heads = document.querySelectorAll("table.sortable thead button");
   heads[2].click();
-  var first = Array.from(document.querySelectorAll("table.sortable tbody tr")).map(function (r) { return r.cells[2].dataset.sort; });
-  document.title = JSON.stringify({wide: document.documentElement.scrollWidth, view: innerWidth, order: first.map(Number)});
+  var rows = Array.from(document.querySelectorAll("table.sortable tbody tr"));
+  var order = rows.map(function (row) { return Number(row.cells[2].dataset.sort); });
+  document.title = JSON.stringify({wide: document.documentElement.scrollWidth, view: innerWidth, order: order});
 });</script>"""
 
 

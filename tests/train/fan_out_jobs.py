@@ -79,7 +79,7 @@ class Group:
 
 
 # ------------------------------------------------------------------------------------------------------ for the tests
-def wait(until: Callable[[], Any], patience: float = 20.0) -> bool:
+def wait(until: Callable[[], Any], patience: float = 60.0) -> bool:
     """Whether it comes true."""
     end = time.monotonic() + patience
     while not until() and time.monotonic() < end:

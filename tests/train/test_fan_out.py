@@ -20,7 +20,7 @@ from sparseland.train.fan_out import Result, fan_out, require
 from tests.train.fan_out_jobs import Group, in_session, job, pools, strays, unplain, wait
 
 HERE = job.__module__
-PATIENCE = 20.0  # seconds until a process that should come or go is missed
+PATIENCE = 60.0  # seconds until a process that should come or go is missed
 
 quiet = functools.partial(fan_out, progress=False)
 
@@ -80,9 +80,9 @@ def test_no_retries() -> None:
 
 
 def test_timeout_says_where_it_hung() -> None:
-    result = quiet(job, {"slow": {"act": "hang"}}, timeout=0.5, retries=0)["slow"]
+    result = quiet(job, {"slow": {"act": "hang"}}, timeout=2, retries=0)["slow"]
     assert result.status == "failed"
-    assert result.error.endswith("timeout: it took more than 0.5 s")
+    assert result.error.endswith("timeout: it took more than 2 s")
     assert "in job" in result.error
 
 

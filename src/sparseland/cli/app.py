@@ -33,7 +33,7 @@ class Verbs(TyperGroup):
             errors().print("interrupted; what was finished is kept (the same command goes on from there)", style="red")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader of a pipe has gone: nothing is left to say
-            sys.stdout = None  # type: ignore[assignment]
+            sys.stdout = None
             raise typer.Exit(0) from None
         except ValueError as error:
             from ..core.errors import SparselandError

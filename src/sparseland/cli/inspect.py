@@ -63,7 +63,7 @@ def _weights(what: str, path: Path, shape: str, classes: int) -> tuple[str, dict
         if not best.is_file():
             raise DataNotFound(f"{path} holds neither best.safetensors nor run.json: no run of ours, or not finished")
         return _of_run(path), read(best)
-    if path.suffix or "/" in what and not what.startswith("hf:"):
+    if path.suffix or ("/" in what and not what.startswith("hf:")):
         raise DataNotFound(f"no file or folder {what!r}")
     from .. import zoo
     from .prune import _shape

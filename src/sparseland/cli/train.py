@@ -97,9 +97,10 @@ def _run(recipe: Any, place: Path, line: str, resume: bool, overwrite: bool) -> 
         f"validation {result['validation']['accuracy'] or 0:.2%}, test {test.get('accuracy', 0):.2%}"
     )
     flops = result["flops"]
+    training, inference = (flops[key] / flops[f"{key}_dense"] for key in ("training", "inference"))
     to.print(
-        f"training {scaled(flops['training'], 'FLOP')} ({flops['training'] / flops['training_dense']:.2f} of dense), "
-        f"inference {scaled(flops['inference'], 'FLOP')} ({flops['inference'] / flops['inference_dense']:.2f} of dense), "
+        f"training {scaled(flops['training'], 'FLOP')} ({training:.2f} of dense), "
+        f"inference {scaled(flops['inference'], 'FLOP')} ({inference:.2f} of dense), "
         f"packed {scaled(runs[0]['packed'], 'B')}, {duration(result['seconds'])}"
     )
     for path in (place / "best.safetensors", record, page):

@@ -50,9 +50,8 @@ def _put(data: dict[str, Any], keys: list[str], value: Any, setting: str, top: I
         where = ".".join(keys[:depth]) or "the recipe"
         if isinstance(at, list):
             if not key.isdigit() or int(key) >= len(at):
-                raise RecipeError(
-                    f"--set {setting!r}: {where} is a list of {len(at)}; items are {', '.join(map(str, range(len(at))))}"
-                )
+                items = ", ".join(map(str, range(len(at))))
+                raise RecipeError(f"--set {setting!r}: {where} is a list of {len(at)}; items are {items}")
             index: Any = int(key)
         elif isinstance(at, dict):
             index = key

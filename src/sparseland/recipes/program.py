@@ -16,7 +16,8 @@ config = TrainConfig({fields})
 
 if __name__ == "__main__":
     result = run(config, {folder!r})
-    print(f"test accuracy {{result['test']['accuracy']:.2%}} with {{result['kept']:,}} of {{result['total']:,}} weights")
+    accuracy, kept, total = result["test"]["accuracy"], result["kept"], result["total"]
+    print(f"test accuracy {{accuracy:.2%}} with {{kept:,}} of {{total:,}} weights")
 '''
 
 MANY = '''"""{title}"""
@@ -36,7 +37,8 @@ if __name__ == "__main__":
         ]
         accuracy = [result["test"]["accuracy"] for result in results]
         spread = f" ± {{stdev(accuracy):.2%}}" if len(accuracy) > 1 else ""
-        print(f"{{label:<12}} {{mean(accuracy):.2%}}{{spread}}  {{results[0]['kept']:,}} of {{results[0]['total']:,}} weights")
+        kept, total = results[0]["kept"], results[0]["total"]
+        print(f"{{label:<12}} {{mean(accuracy):.2%}}{{spread}}  {{kept:,}} of {{total:,}} weights")
 '''
 
 

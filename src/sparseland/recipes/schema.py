@@ -74,7 +74,7 @@ class Recipe(BaseModel):
     Raises:
         RecipeError: see `from_dict`.
 
-    >>> recipe = Recipe.from_dict({"data": "digits", "lr": 0.05, "compare": {"methods": [{"name": "dense"}], "seeds": [0]}})
+    >>> recipe = Recipe.from_dict({"lr": 0.05, "compare": {"methods": [{"name": "dense"}], "seeds": [0]}})
     >>> Recipe.from_yaml(recipe.to_yaml()) == recipe
     True
     >>> [(run.label, run.seed, run.config.lr) for run in recipe.runs()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -31,7 +31,7 @@ _RESOLVERS = (
 class RecipeLoader(yaml.SafeLoader):
     """PyYAML's safe loader with the rules above."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As usual, but without aliases: they can make a few lines grow without end."""
@@ -56,7 +56,7 @@ class RecipeLoader(yaml.SafeLoader):
 class RecipeDumper(yaml.SafeDumper):
     """PyYAML's safe dumper: quotes what either dialect would misread, and writes lists of plain values on one line."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -136,17 +136,14 @@ def write_yaml(data: Any) -> str:
 def to_yaml(word: Word) -> str:
     """One word, or a whole method, as YAML: its family and its value. `from_yaml` reads it back, equal.
 
-    >>> from sparseland.core import Cubic, pattern
-    >>> print(to_yaml(pattern("2:4")) + to_yaml(Cubic(0.9, end=100)), end="")
+    >>> from sparseland.core import OneShot, pattern
+    >>> print(to_yaml(pattern("2:4")) + to_yaml(OneShot(0.9)), end="")
     pattern: '2:4'
     schedule:
-      kind: cubic
+      kind: one-shot
       value: 0.9
-      initial: 0.0
-      start: 0
-      end: 100
-      every: 1
-      stop: at
+      at: 0
+      rounds: 1
     """
     family = type(word).family.__name__.lower()
     return write_yaml({family: word.plain()})

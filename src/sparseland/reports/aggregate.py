@@ -21,9 +21,9 @@ def aggregate(runs: Sequence[Run]) -> list[dict[str, Any]]:
             file, "nonzeros": counted in it}.
 
     Returns:
-        Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "nonzeros", "kept", "total",
-        "sparsity", "training_flops", "inference_flops", "bytes", "dense_bytes", "steps", "epochs", "explored",
-        "seconds"}; every measured entry is {"mean", "std" (None for one seed), "values"}.
+        Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "nonzeros", "kept",
+        "total", "sparsity", "training_flops", "inference_flops", "bytes", "dense_bytes", "steps", "epochs",
+        "explored", "seconds"}; every measured entry is {"mean", "std" (None for one seed), "values"}.
 
     >>> result = {"method": {"name": "dense"}, "test": {"accuracy": 0.5}}
     >>> row = aggregate([{"label": "dense", "seed": s, "result": result} for s in (0, 1)])[0]

@@ -36,7 +36,7 @@ def figure(title: str, draw: Callable[[Axes], object], size: tuple[float, float]
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": "sparseland", "font.size": 9, "axes.edgecolor": FAINT,
         "axes.labelcolor": TEXT, "text.color": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,

@@ -104,8 +104,8 @@ def _first_layer(
     runs: Sequence[Mapping[str, Any]], weights: Mapping[Any, Mapping[str, Tensor]], dataset: Dataset
 ) -> dict[str, Any]:
     layers = lookup(runs[0]["result"], "layers") or []
-    name = layers[0]["name"] if layers else None
-    tensor = next(iter(weights.values())).get(name) if name else None
+    name = str(layers[0]["name"]) if layers else ""
+    tensor = next(iter(weights.values())).get(name)
     if tensor is None or tensor.ndim < 2:
         return {}
     channels, height, width = dataset.shape

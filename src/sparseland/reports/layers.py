@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..core.errors import PatternError
@@ -100,9 +99,9 @@ def _fits(pattern: Pattern, mask: Tensor) -> bool:
 def _implies(one: Pattern, other: Pattern) -> bool:
     """Whether masks of ``one`` are always masks of ``other`` (where its blocks divide the shape)."""
     if isinstance(one, Row):
-        return isinstance(other, Kernel) and other.out == 1 or isinstance(other, Block) and other.out == 1
+        return (isinstance(other, Kernel) and other.out == 1) or (isinstance(other, Block) and other.out == 1)
     if isinstance(one, Column):
-        return isinstance(other, Kernel) or isinstance(other, Block) and other.inp == 1
+        return isinstance(other, Kernel) or (isinstance(other, Block) and other.inp == 1)
     if isinstance(one, (Kernel, Block)) and isinstance(other, (Kernel, Block)):
         return one.out % other.out == 0 and one.inp % other.inp == 0
     return False

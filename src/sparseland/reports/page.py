@@ -124,11 +124,13 @@ def _sort_key(row: Mapping[str, Any], column: int, text: str) -> Any:
 
 def _machine(record: Mapping[str, Any]) -> str:
     machine, versions = record.get("machine") or {}, record.get("versions") or {}
+    cpu, cores, system, device, threads = (
+        machine.get(key, "?") for key in ("cpu", "cores", "system", "device", "threads")
+    )
+    trained = duration(sum(run["result"]["seconds"] for run in record["runs"]))
     parts = [
-        f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('system', '?')}, {machine.get('device', '?')}",
-        f"{record['jobs']} run{'s' if record['jobs'] != 1 else ''} at a time on {machine.get('threads', '?')} thread each",
-        f"{len(record['runs'])} run{'s' if len(record['runs']) != 1 else ''}, "
-        f"{duration(sum(run['result']['seconds'] for run in record['runs']))} of training in all",
+        f"{cpu}, {cores} cores, {system}, {device}",
+        f"runs: {len(record['runs'])}, {record['jobs']} at a time, threads each: {threads}; {trained} of training in all",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     return " · ".join(parts)

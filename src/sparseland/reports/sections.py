@@ -17,10 +17,11 @@ def notes(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[
     said = []
     for row in rows:
         if "nonzeros" in row and row["nonzeros"]["mean"] < row["kept"]["mean"]:
+            kept = count(row["kept"]["mean"])
             missing = count(row["kept"]["mean"] - row["nonzeros"]["mean"])
             said.append(
-                f"{row['label']}: its mask keeps {count(row['kept']['mean'])} weights; {missing} of them (mean over seeds) "
-                f"are still exactly zero in the file, because they came back last or never received a gradient."
+                f"{row['label']}: its mask keeps {kept} weights; {missing} of them (mean over seeds) are still exactly "
+                f"zero in the file, because they came back last or never received a gradient."
             )
     data = result.get("data") or {}
     if data:
@@ -32,7 +33,7 @@ def notes(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[
 def class_table(
     rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], names: Sequence[str] | None
 ) -> dict[str, Any] | None:
-    """Accuracy per class and method, and the confusion matrices; None without test results or with very many classes."""
+    """Accuracy per class and method, and the confusion matrices; None without test results or with many classes."""
     tests = {
         row["label"]: [r["result"]["test"] for r in runs if r["label"] == row["label"] and r["result"]["test"]]
         for row in rows
@@ -111,7 +112,7 @@ def first_layer(shown: Mapping[str, Any] | None) -> dict[str, Any] | None:
     pixel = "pixel" if size > 49 else "tap"
     return {
         "title": f"Where the first layer looks ({shown['name']})",
-        "text": f"Living connections from each {pixel} to the {shown['outputs']} units of the first layer, mean over seeds.",
+        "text": f"Living connections from each {pixel} to the {shown['outputs']} units of the layer, mean over seeds.",
         "most": _short(most),
         "input": pixel,
         "maps": maps,
@@ -137,7 +138,7 @@ def picture_wall(shown: Mapping[str, Any] | None) -> dict[str, Any] | None:
         alt = f"Test picture of class {names[truth]}; {'; '.join(wrong) if wrong else 'every net is right'}"
         pictures.append({"image": picture(data, shown["shape"]), "truth": names[truth], "guesses": guesses, "alt": alt})
     text = (
-        f"Pictures of the test split and what the nets of seed {shown['seed']} say. The first {shown['hard']} are those "
-        f"that most nets get wrong (of {shown['examined']} looked at), the others are taken at equal distances."
+        f"Pictures of the test split and what the nets of seed {shown['seed']} say. The first {shown['hard']} are "
+        f"those that most nets get wrong (of {shown['examined']} looked at), the others are taken at equal distances."
     )
     return {"text": text, "shown": pictures}

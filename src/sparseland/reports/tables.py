@@ -19,7 +19,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     return COLUMNS, [
         [
             str(row["label"]), str(len(row["seeds"])), _percent(row, "accuracy"), _count(row, "nonzeros"),
-            _share(row, "training_flops", "training_dense_flops"), _share(row, "inference_flops", "inference_dense_flops"),
+            _share(row, "training_flops", "training_dense_flops"),
+            _share(row, "inference_flops", "inference_dense_flops"),
             _count(row, "bytes"),
         ]
         for row in rows

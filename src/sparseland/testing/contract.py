@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import fields
-from typing import Any
 
 from ..core.errors import nearest
-from ..core.schedule import Schedule
 from ..weights.method import Method
-from ..weights.methods import build
+from ..weights.methods import build, registry
 from .counting import exact_count, pattern_valid
 from .endings import no_forward_hooks, plain_after_finalize
 from .optimizers import ways_to_step, zeros_survive_optimizers
@@ -112,10 +110,6 @@ def small(name: str, every: int = 5) -> Method:
     >>> small("rigl").exchange.every
     5
     """
-    method = build(name)
-    changes: dict[str, Any] = {}
-    for f in fields(method):
-        word = getattr(method, f.name)
-        if isinstance(word, Schedule) and getattr(word, "every", 0) > every:
-            changes[f.name] = word.replace(every=every)
-    return method.replace(**changes)
+    known = inspect.signature(registry[name]).parameters if name in registry else {}
+    usual = known["every"].default if "every" in known else 0
+    return build(name, every=every) if usual > every else build(name)

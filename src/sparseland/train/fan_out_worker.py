@@ -32,8 +32,8 @@ MARGIN = 0.5  # seconds between a worker's report of where it hangs and its end
 TAIL = 4000  # bytes of a dead job's output that go into its error
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 START = (
-    "import json, sys; call = json.loads(sys.stdin.readline()); sys.path[:] = call['path']; "
-    f"from {__name__} import serve; serve(call)"
+    "import json, sys; asked = json.loads(sys.stdin.readline()); sys.path[:] = asked['call']['path']; "
+    f"from {__name__} import serve; serve(**asked)"
 )
 importing = ""  # the function that this worker is importing right now
 
@@ -184,8 +184,8 @@ def room(threads: int) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------- in the worker
-def serve(call: Mapping[str, Any]) -> None:
-    """The whole life of a worker process, started by `Worker`."""
+def serve(call: dict[str, Any], since: float) -> None:
+    """The whole life of a worker process, started by `Worker` at ``since`` (of the monotonic clock)."""
     parent, answers = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -196,7 +196,7 @@ def serve(call: Mapping[str, Any]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faulthandler.enable()
     if call["timeout"] is not None:
-        faulthandler.dump_traceback_later(call["timeout"])
+        faulthandler.dump_traceback_later(max(0.01, since + call["timeout"] - time.monotonic()))
     outcome = attempt(Call(**call))
     with os.fdopen(answers, "wb") as file:
         file.write(json.dumps(asdict(outcome)).encode())
@@ -257,7 +257,8 @@ class Worker:
             start_new_session=True,  # Ctrl-C comes to the parent only; the job's own children are found by the group
         )
         with contextlib.suppress(BrokenPipeError):  # it died already: `poll` says of what
-            self.process.stdin.write(json.dumps(asdict(call)).encode() + b"\n")  # type: ignore[union-attr]
+            asked = json.dumps({"call": asdict(call), "since": self.since})
+            self.process.stdin.write(asked.encode() + b"\n")  # type: ignore[union-attr]
             self.process.stdin.flush()  # type: ignore[union-attr]
 
     def poll(self) -> Outcome | None:
@@ -280,7 +281,7 @@ class Worker:
 
     def interrupt(self) -> None:
         """Ctrl-C for the job alone: a run of ours writes its checkpoint."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:

@@ -23,7 +23,8 @@ def pruned(sp: Sparsifier, masks: MaskSet, sparsity: float, measured: Measured, 
     moving = movable(sp, first)
     fixed = sum(count(m) for n, m in masks.items() if n not in moving)
     total = kept(masks.numel(), sparsity) - fixed if fixed else None
-    if not moving or (total is not None and total <= 0):
+    atoms = sum(sp.method.pattern.step(sp.targets[n].shape) for n in moving)
+    if not moving or (total is not None and total < atoms):  # the frozen ones take the whole budget
         return masks
     weights, canonical, stats = views(sp, masks, moving, measured)
     new = topology.prune_to(sp.method, weights, canonical, stats, sparsity, first=first, total=total, reduce=ranks.mean)

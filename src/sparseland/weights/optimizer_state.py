@@ -16,10 +16,13 @@ from .targets import Target
 
 
 def unwrap(optimizer: object) -> torch.optim.Optimizer:
-    """The torch optimizer inside wrappers such as Accelerate's; OwnershipError if there is none."""
+    """The torch optimizer inside wrappers such as Accelerate's; OwnershipError if there is none.
+
+    What has torch's own step hooks is an optimizer, also if it holds another one (Lookahead).
+    """
     seen = optimizer
-    while isinstance(getattr(seen, "optimizer", None), torch.optim.Optimizer):
-        seen = seen.optimizer  # type: ignore[attr-defined]
+    while hasattr(seen, "optimizer") and "_optimizer_step_post_hooks" not in vars(seen):
+        seen = seen.optimizer
     if not isinstance(seen, torch.optim.Optimizer):
         raise OwnershipError(
             f"attach needs a torch.optim.Optimizer (any subclass, also your own); got {type(optimizer).__name__}"

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.criterion import Magnitude
-from ..core.errors import MaskMismatch, OwnershipError
+from ..core.errors import MaskMismatch
 from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
-from . import moves, ranks, statistics
+from . import late, moves, ranks, statistics
 from .method import Method
 from .optimizer_state import check_owns, grad_scale, state_tensors, unwrap
 from .state import pack_state, read_state
@@ -330,31 +329,11 @@ class Sparsifier:
         return model
 
     def add_(self, targets: Rules) -> list[str]:
-        """Take in parameters that came later (new layers, unfrozen heads), pruned to the sparsity of the others."""
-        new = {n: t for n, t in eligible(self.model, targets).items() if n not in self.targets}
-        check_owns(self.optimizer, new.values())
-        if not new:
-            raise OwnershipError(f"targets={targets!r} names nothing new; already sparse: {', '.join(self.targets)}")
-        ones = MaskSet({n: torch.ones(t.param.shape, dtype=torch.bool) for n, t in new.items()})
-        other = object.__new__(Sparsifier)  # the same words, generator and step, for the new parameters only
-        other.__dict__.update(self.__dict__)
-        other.targets, other.masks, other._stats, other._grads = new, ones, {n: {} for n in new}, {}
-        other._to_device()
-        sparsity = self.sparsity
-        needs = self.method.requires(at_start=True)
-        if needs - statistics.MEASURED:  # late-comers have no history to be ranked by
-            other.method, needs = self.method.replace(initial=Magnitude()), frozenset()
-        measured = statistics.measure(self.model, new, needs, self._data, self._loss)
-        chosen = moves.pruned(other, other.masks, sparsity, measured, first=True) if sparsity else other.masks
-        self.targets |= new
-        self._stats |= {n: {} for n in new}
-        self.masks, self._seen = MaskSet({**self.masks, **chosen}), MaskSet({**self._seen, **chosen})
-        self._to_device()
-        if self.method.flow.latent:
-            self._latent |= {n: t.param.detach().clone() for n, t in new.items()}
-        self._write_values()
-        self._mask_state()
-        return list(new)
+        """Take in parameters that came later (new layers, unfrozen heads), pruned to the sparsity of the others.
+
+        Returns their names. Raises OwnershipError, PatternError or TargetError before anything is touched.
+        """
+        return late.add(self, targets)
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
