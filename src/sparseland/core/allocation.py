@@ -72,14 +72,14 @@ class Allocation(Word):
             return self._by_scores(scores, budget, pattern, bounds)
         return self._by_shapes(shapes, budget, bounds)
 
-    def check(self, shapes: Shapes, sparsity: float, pattern: Pattern) -> None:
+    def check(self, shapes: Shapes, sparsity: float, pattern: Pattern, *, total: int | None = None) -> None:
         """Raise, without any scores, what allocating this budget would raise."""
         if not self.scored:
-            self(shapes, sparsity, pattern=pattern)
+            self(shapes, sparsity, pattern=pattern, total=total)
             return
         for name, shape in shapes.items():
             pattern.check_shape(shape, name)
-        budget = kept(sum(math.prod(s) for s in shapes.values()), sparsity)
+        budget = kept(sum(math.prod(s) for s in shapes.values()), sparsity) if total is None else total
         Bounds.of(shapes, pattern).check(budget, f"{self} at sparsity {sparsity:g}", pattern)
 
     def _by_shapes(self, shapes: Shapes, budget: int, bounds: Bounds) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -31,7 +31,7 @@ _RESOLVERS = (
 class RecipeLoader(yaml.SafeLoader):
     """PyYAML's safe loader with the rules above."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the base class has it
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As usual, but without aliases: they can make a few lines grow without end."""
@@ -56,7 +56,7 @@ class RecipeLoader(yaml.SafeLoader):
 class RecipeDumper(yaml.SafeDumper):
     """PyYAML's safe dumper: quotes what either dialect would misread, and writes lists of plain values on one line."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 

@@ -130,7 +130,7 @@ def _machine(record: Mapping[str, Any]) -> str:
     trained = duration(sum(run["result"]["seconds"] for run in record["runs"]))
     parts = [
         f"{cpu}, {cores} cores, {system}, {device}",
-        f"runs: {len(record['runs'])}, {record['jobs']} at a time, threads each: {threads}; {trained} of training in all",
+        f"{len(record['runs'])} runs, {record['jobs']} at a time, threads of each: {threads}, {trained} of training",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     return " · ".join(parts)

@@ -73,6 +73,10 @@ class Journal:
             shutil.rmtree(folder / name, ignore_errors=True)
         checkpoint.sweep(folder)
 
+    def found(self) -> bool:
+        """Whether there is a checkpoint."""
+        return (checkpoint.settle(self._folder() / "last") / "state.pt").is_file()
+
     def resume(self) -> None:
         """Read the last checkpoint; ResumeError if there is none, or if it belongs to another run."""
         folder = self._folder()

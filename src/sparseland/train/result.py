@@ -48,12 +48,7 @@ def assemble(
         "data": _data(trainer.supply.dataset),
         "validation": {k: about[k] for k in ("accuracy", "loss", "per_class")},
         "test": None if test is None else {**test, "checkpoint": chosen},
-        "checkpoints": {
-            "chosen": chosen,
-            "best": _short(journal.best),
-            "last": _short(journal.last),
-            "target_reached": journal.best is not None,
-        },
+        "checkpoints": {"chosen": chosen, "best": _short(journal.best), "last": _short(journal.last)},
         "kept": about["kept"],
         "total": about["total"],
         "sparsity": about["sparsity"],

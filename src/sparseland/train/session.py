@@ -34,34 +34,28 @@ def run(
     callback: Callable[[dict[str, Any]], object] | None = None,
     trackers: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Train one run into the folder ``out`` and return its result, which is also ``out/result.json``.
+    """Train one run into the folder ``out`` and return its result (see `assemble`), also ``out/result.json``.
 
     Checkpoints are compared on validation from the moment the schedule has reached its target sparsity: an earlier,
     denser one is never chosen. The test split is evaluated once, at the end, on the chosen checkpoint.
 
     An interrupted run (Ctrl-C, kill -9, power) goes on from ``out/last`` with ``resume=True`` and ends with the same
     bits as an unbroken one on the same machine, versions and threads. A finished run is returned at once.
-
-    Works under ``torchrun`` and ``accelerate launch``: every process calls this, the first one writes.
+    Works under ``torchrun`` (and ``accelerate launch`` on GPUs): every process calls this, the first one writes.
 
     Parameters:
-        config: the run.
-        out: its folder; made if need be.
+        config: the run. out: its folder; made if need be.
         resume: True goes on from the last checkpoint; "auto" does so if there is one, and starts otherwise.
         overwrite: start anew in a folder that holds a run (it is removed).
         progress: show a bar, if standard error is a terminal.
         callback: called with each entry of the history, on the first process.
         trackers: `accelerate.tracking.GeneralTracker` objects, beside those that ``config`` names.
 
-    Returns:
-        The result; see `train.result.assemble`.
-
     Raises:
         RecipeError, TargetError, ScheduleError, InfeasibleBudget, DataNotFound: before training.
         OutputError: the folder cannot be written (known before training where possible), or holds a run already.
         ResumeError: there is nothing to resume, or it is another run; the first difference is quoted.
-        Diverged: the loss became NaN or infinite.
-        KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
+        Diverged: the loss became NaN or infinite. KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
 
     >>> import tempfile
     >>> config = TrainConfig(model="mlp-16", method={"name": "rigl", "sparsity": 0.5, "every": 2}, epochs=2, limit=200)
@@ -83,26 +77,30 @@ def run(
         dataset = load_data(config)
         model = build_model(config, dataset)
         eligible(model, config.targets, config.ignore)
-        going_on = resume is True or (resume == "auto" and (checkpoint.settle(folder / "last")).is_dir())
-        processes.on_main(lambda: journal.resume() if going_on else journal.start(_needed(config, model), overwrite))
+        processes.on_main(lambda: _open(journal, _needed(config, model), resume, overwrite))
         journal.share()
-        target = None if plan.procedure is None else plan.method.target_sparsity
         trainer = Trainer(
-            config,
-            dataset=dataset,
-            model=model,
-            processes=processes,
-            journal=journal,
-            callback=callback,
-            progress=progress,
-            target=target,
-        )
-        processes.start_trackers("sparseland", config.to_dict())
-        try:
-            _train(trainer, plan)
-            return _finish(trainer, plan)
-        finally:
-            processes.stop_trackers()
+            config, dataset=dataset, model=model, processes=processes, journal=journal, callback=callback,
+            progress=progress, target=None if plan.procedure is None else plan.method.target_sparsity,
+        )  # fmt: skip
+        return _run(trainer, plan)
+
+
+def _open(journal: Journal, needed: int, resume: bool | str, overwrite: bool) -> None:
+    """Read the last checkpoint, or make an empty folder."""
+    if resume is True or (resume == "auto" and journal.found()):
+        journal.resume()
+    else:
+        journal.start(needed, overwrite)
+
+
+def _run(trainer: Trainer, plan: Plan) -> dict[str, Any]:
+    trainer.processes.start_trackers("sparseland", trainer.config.to_dict())
+    try:
+        _train(trainer, plan)
+        return _finish(trainer, plan)
+    finally:
+        trainer.processes.stop_trackers()
 
 
 def _needed(config: TrainConfig, model: nn.Module) -> int:

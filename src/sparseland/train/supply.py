@@ -22,14 +22,19 @@ Batch = tuple[Tensor, Tensor]
 
 def load_data(config: TrainConfig) -> Dataset:
     """The data set that a configuration names."""
-    own = {"folder": config.folder, "seed": config.seed, "limit": config.limit, "validation": config.validation}
+    own: dict[str, Any] = {
+        "folder": config.folder,
+        "seed": config.seed,
+        "limit": config.limit,
+        "validation": config.validation,
+    }
     _check_options("data_options", config.data_options, own, [k for k in signature(load).parameters if k != "name"])
     return load(config.data, **own, **config.data_options)
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
     """The model that a configuration names, freshly initialised from its seed."""
-    own = {"in_shape": dataset.shape, "classes": dataset.classes, "seed": config.seed}
+    own: dict[str, Any] = {"in_shape": dataset.shape, "classes": dataset.classes, "seed": config.seed}
     _check_options("model_options", config.model_options, own)
     return build(config.model, **own, **config.model_options)
 

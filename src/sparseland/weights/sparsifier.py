@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import MaskMismatch
+from ..core.errors import InfeasibleBudget, MaskMismatch
 from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
+from ..core.selection import kept
 from . import late, moves, ranks, statistics
 from .method import Method
 from .optimizer_state import check_owns, grad_scale, state_tensors, unwrap
@@ -292,10 +293,24 @@ class Sparsifier:
 
     def _check_budget(self) -> None:
         """Find out before anything is touched whether the final budget can be reached."""
-        if self.method.schedule is None:
+        schedule = self.method.schedule
+        if schedule is None:
             return
-        shapes = {n: t.shape for n, t in self.targets.items()}
-        self.method.allocation.check(shapes, self.method.target_sparsity, self.method.pattern)
+        pruned = [n for n, t in self.targets.items() if schedule(0) or t.param.requires_grad]
+        frozen = sum(t.param.numel() for n, t in self.targets.items() if n not in pruned)
+        if not pruned:
+            raise InfeasibleBudget(
+                f"all {len(self.targets)} targets are frozen: {self.method.name} can prune none of them"
+            )
+        total = kept(frozen + sum(self.targets[n].param.numel() for n in pruned), self.method.target_sparsity) - frozen
+        shapes = {n: self.targets[n].shape for n in pruned}
+        try:
+            self.method.allocation.check(shapes, self.method.target_sparsity, self.method.pattern, total=total)
+        except InfeasibleBudget as error:
+            note = (
+                f" ({len(self.targets) - len(pruned)} frozen targets keep their {frozen:,} weights)" if frozen else ""
+            )
+            raise InfeasibleBudget(f"{error}{note}") from None
 
     # --- what users ask -------------------------------------------------------------------------------------------
 
