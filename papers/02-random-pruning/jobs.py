@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 SEEDS = (0, 1, 2)
-SGD = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "lr_schedule": "cosine", "evaluate_every": 1, "threads": 1}
+SGD = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "lr_schedule": "cosine",
+    "evaluate_every": 1,
+    "threads": 1,
+}
 
 
 def fashion() -> dict[str, dict[str, Any]]:
     """Fashion-MNIST, 10,000 training images, MLP 784-H-H-10, 8 epochs."""
-    common = SGD | {"data": "fashion-mnist", "limit": 10_000, "epochs": 8, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4}
+    common = SGD | {
+        "data": "fashion-mnist",
+        "limit": 10_000,
+        "epochs": 8,
+        "batch_size": 64,
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+    }
     jobs = {}
     for width in (32, 128, 512):
         arms: dict[str, dict[str, Any]] = {"dense": {"name": "dense"}}

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-SGD = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "lr_schedule": "cosine", "evaluate_every": 1, "threads": 1}
+SGD = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "lr_schedule": "cosine",
+    "evaluate_every": 1,
+    "threads": 1,
+}
 
 
 def arms(sparsity: float, every: int) -> dict[str, dict[str, Any]]:
@@ -34,7 +41,14 @@ def build(part: str, common: dict[str, Any], densities: tuple[float, ...], every
 
 def digits() -> dict[str, Any]:
     """Handwritten digits 8x8, MLP 64-128-128-10, 60 epochs, five seeds (the card's own proof)."""
-    common = SGD | {"data": "digits", "model": "mlp-128-128", "epochs": 60, "batch_size": 64, "lr": 0.1, "weight_decay": 5e-4}
+    common = SGD | {
+        "data": "digits",
+        "model": "mlp-128-128",
+        "epochs": 60,
+        "batch_size": 64,
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+    }
     return build("digits", common, (0.05, 0.02, 0.01), 20, 5)
 
 
