@@ -95,6 +95,19 @@ def test_what_a_procedure_leaves_is_what_is_tested(tmp_path: Path, tiny: Tiny, m
     assert int(read_weights(tmp_path / "best.safetensors")["fc1.weight"][:16].count_nonzero()) == 0
 
 
+def test_rules_reach_a_procedure_or_are_refused(tmp_path: Path, tiny: Tiny) -> None:
+    import inspect
+
+    config = tiny(method=IMP, epochs=1, ignore=("fc2*",))
+    if "ignore" in inspect.signature(methods.imp).parameters:
+        layers = run(config, tmp_path, progress=False)["layers"]
+        assert [layer["name"] for layer in layers] == ["fc1.weight"]
+    else:
+        with pytest.raises(RecipeError, match="ignore=.*'imp' prunes every eligible layer"):
+            run(config, tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
+
+
 def test_compose_reads_names_and_words() -> None:
     rigl = methods.RigL(0.9, end=100)
     assert compose(rigl.to_dict()).method == rigl

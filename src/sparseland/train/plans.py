@@ -51,6 +51,25 @@ def compose(description: Mapping[str, Any]) -> Plan:
     return Plan(methods.build(name, **{k: v for k, v in given.items() if k not in options}), procedure, options)
 
 
+def with_rules(plan: Plan, targets: Any, ignore: Any) -> Plan:
+    """The plan with the rules that say what becomes sparse; a procedure must know them too, since it prunes itself.
+
+    Raises:
+        RecipeError: there are rules, and the procedure takes none.
+    """
+    given = {name: rule for name, rule in (("targets", targets), ("ignore", ignore)) if rule is not None}
+    if plan.procedure is None or not given:
+        return plan
+    known = inspect.signature(plan.procedure).parameters
+    for name, rule in given.items():
+        if name not in known:
+            raise RecipeError(
+                f"{name}={rule!r}: the procedure {plan.procedure.__name__!r} prunes every eligible layer and takes no "
+                f"{name}; possible: {name}=None, or a method that trains once"
+            )
+    return Plan(plan.method, plan.procedure, {**plan.options, **given})
+
+
 def _procedure(name: str) -> Callable[..., dict[str, Any]] | None:
     """The function of a `Trainer` that has the method's name (`methods.imp` for "imp")."""
     found = getattr(methods, name, None)

@@ -16,7 +16,7 @@ from sparseland.train.config import TrainConfig
 from sparseland.train.journal import Journal
 from sparseland.train.loop import Trainer
 from sparseland.train.optim import optimizer_slots
-from sparseland.train.plans import Plan, compose
+from sparseland.train.plans import Plan, compose, with_rules
 from sparseland.train.processes import Processes
 from sparseland.train.randomness import seeded
 from sparseland.train.result import assemble
@@ -67,7 +67,7 @@ def run(
     """
     if resume not in (True, False, "auto"):
         raise SparselandError(f"resume is {resume!r}; possible: True, False, 'auto'")
-    plan, folder = compose(config.method), Path(out)
+    plan, folder = with_rules(compose(config.method), config.targets, config.ignore), Path(out)
     processes = Processes((*config.trackers, *trackers), str(folder))
     journal = Journal(config, processes, folder, keep_fits=plan.procedure is not None)
     finished = processes.on_main(lambda: journal.finished() if resume else None)
