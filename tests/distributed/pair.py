@@ -14,6 +14,7 @@ import importlib.util
 import os
 import pickle
 import queue
+import shutil
 import struct
 import subprocess
 import sys
@@ -55,10 +56,12 @@ class Pair:
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.folder = ""
 
     def start(self) -> None:
         """Start both processes and wait until they have met (done by `run` after a failure)."""
-        meeting = Path(tempfile.mkdtemp(prefix="sparseland-pair-")) / "meeting"
+        self.folder = tempfile.mkdtemp(prefix="sparseland-pair-")
+        meeting = Path(self.folder) / "meeting"
         for rank in range(RANKS):
             env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(rank), "ACCELERATE_USE_CPU": "true"}
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
@@ -80,6 +83,7 @@ class Pair:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()  # type: ignore[union-attr]
         self.processes = []
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, job: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """[job(0, …), job(1, …)], each computed in its own process at the same time."""

@@ -193,7 +193,8 @@ def _keeps_to(p: Pattern, run: Run, step: int) -> None:
 
 def _rightly(case: Case, p: Pattern) -> str:
     """Why no mask of this pattern and sparsity exists on the task's model; empty if one should."""
-    shapes = {n: t.shape for n, t in eligible(case.task.build()).items()}
+    targets = eligible(case.task.build())
+    shapes = {n: t.shape for n, t in targets.items()}
     for name, shape in shapes.items():
         try:
             p.check_shape(shape, name)
@@ -203,6 +204,8 @@ def _rightly(case: Case, p: Pattern) -> str:
     most, least = sum(p.capacity(s) for s in shapes.values()), sum(p.step(s) for s in shapes.values())
     if not least <= budget <= most:
         return f"a budget of {budget} is not in {least} … {most}"
+    if not all(t.param.requires_grad for t in targets.values()):
+        return "frozen tensors take their part of the budget"
     rules = [a for a in (case.method.allocation, case.method.initial_allocation) if not isinstance(a, EVEN | None)]
     return f"allocation {rules[0]}" if rules else ""
 

@@ -63,7 +63,7 @@ def measure(
         return out
     with torch.random.fork_rng():  # a shuffling loader draws from the global generator
         batches = list(data) if data is not None else []
-    if not batches:
+    if ranks.anywhere(not batches, next(iter(targets.values())).param):
         raise ScoreError(f"{', '.join(sorted(needs))} must be measured on data: attach(…, data=batches), got {data!r}")
     model = plain_module(model)
     loss = loss or default_loss
