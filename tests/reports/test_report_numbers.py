@@ -32,7 +32,7 @@ def test_mean_and_sample_standard_deviation() -> None:
     assert rows[0]["accuracy"]["values"] == [0.9, 0.92, 0.97]
     assert rows[0]["worst_class"]["values"] == [0.9, 0.92, 0.97]
     assert rows[0]["kept"] == {"mean": 10, "std": 0, "values": [10, 10, 10]}
-    assert headline(rows)[1] == [["rigl", "3", "93.00 ± 3.61 %", "9", "30 (0.1×)", "1 (0.1×)", "40"]]
+    assert headline(rows)[1] == [["rigl", "3", "93.00 ± 3.61 %", "9 of 10", "30 (0.1×)", "1 (0.1×)", "40"]]
 
 
 def test_one_seed_has_no_spread() -> None:

@@ -108,17 +108,26 @@ dist.destroy_process_group()
 """
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    + ["--rdzv-endpoint", "localhost:0"],
+    # On CPU `accelerate launch` starts several processes only by its multi_gpu launcher, told to use the CPU.
+    "accelerate launch": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    + ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+}
+
+
 @pytest.mark.distributed
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, launcher: str) -> None:
     """Without BatchNorm the gradient is the same mean over the same images, odd last batches included."""
     from sparseland.train import TrainConfig, run
 
     (tmp_path / "script.py").write_text(EXACT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", *LAUNCHERS[launcher], str(tmp_path / "script.py"), str(tmp_path / "two")],
+        capture_output=True, text=True, timeout=300, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two" / "result.json").read_text())

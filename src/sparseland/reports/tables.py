@@ -18,7 +18,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
     """
     return COLUMNS, [
         [
-            str(row["label"]), str(len(row["seeds"])), _percent(row, "accuracy"), _count(row, "nonzeros"),
+            str(row["label"]), str(len(row["seeds"])), _percent(row, "accuracy"), _nonzeros(row),
             _share(row, "training_flops", "training_dense_flops"),
             _share(row, "inference_flops", "inference_dense_flops"),
             _count(row, "bytes"),
@@ -36,6 +36,13 @@ def _count(row: Mapping[str, Any], key: str) -> str:
         return "–"
     middle, deviation = spread(row[key]["values"])
     return count(middle) if not deviation else f"{count(middle)} ± {count(deviation)}"
+
+
+def _nonzeros(row: Mapping[str, Any]) -> str:
+    """What was counted in the files, and beside it what the masks keep where that is more."""
+    counted = _count(row, "nonzeros")
+    fewer = "nonzeros" in row and "kept" in row and row["nonzeros"]["mean"] < row["kept"]["mean"]
+    return f"{counted} of {_count(row, 'kept')}" if fewer else counted
 
 
 def _share(row: Mapping[str, Any], key: str, reference: str) -> str:

@@ -332,7 +332,9 @@ class Sparsifier:
         return ranks.assert_agree(self.masks)
 
     def project_(self, model: nn.Module) -> nn.Module:
-        """Multiply another copy of the model (an EMA, an average) by the masks, in place."""
+        """Multiply another copy of the model (an EMA, an average) by the masks, in place (not for frozen flows)."""
+        if not self.method.flow.zeros:
+            return model
         others = {t.name: t.param for t in parameters(model)}
         missing = [n for n in self.masks if n not in others or others[n].shape != self.targets[n].param.shape]
         if missing:

@@ -8,6 +8,7 @@ from ...core import Allocation, MaskSet, OneShot, Pattern
 from ...core.errors import RecipeError, ScheduleError
 from ..method import Method
 from ..oneshot import prune_
+from ..targets import Rules
 from ..trainer import Trainer
 from ._registry import register
 
@@ -30,7 +31,14 @@ def IMP(
 
 
 def imp(
-    trainer: Trainer, method: Method | None = None, *, rounds: int = 5, rewind: str = "weights", rewind_to: int = 0
+    trainer: Trainer,
+    method: Method | None = None,
+    *,
+    rounds: int = 5,
+    rewind: str = "weights",
+    rewind_to: int = 0,
+    targets: Rules = None,
+    ignore: Rules = None,
 ) -> dict[str, Any]:
     """``rounds`` times: train to the end, prune to density d^(i/rounds), rewind; then train the last ticket.
 
@@ -41,6 +49,7 @@ def imp(
             "learning-rate" keeps the trained weights and restarts the schedule there; "none" fine-tunes from the
             trained weights over the last tenth of the schedule.
         rewind_to: the step to go back to, in [0, trainer.steps).
+        targets, ignore: what is pruned, as in `Method.attach`; the trainer must attach to the same.
 
     Returns:
         {"masks": MaskSet, "rounds": [{"round", "sparsity", "steps", "accuracy", …}], "steps": all steps trained}
@@ -53,14 +62,15 @@ def imp(
         )
     method = method or IMP()
     density = 1 - method.target_sparsity
-    targets = [1 - density ** (i / rounds) for i in range(1, rounds)] + [method.target_sparsity]
+    goals = [1 - density ** (i / rounds) for i in range(1, rounds)] + [method.target_sparsity]
     done = trainer.fit(None, start=0, stop=rewind_to)["steps"] if rewind_to else 0
     early = trainer.state()
     done += trainer.fit(None, start=rewind_to)["steps"]
     log, masks = [_entry(0, None, done, trainer)], None
     keep = Method(name="imp", pattern=method.pattern)  # masks given, nothing moves
-    for i, sparsity in enumerate(targets, 1):
-        masks = _prune(trainer, method, sparsity)
+    for i, sparsity in enumerate(goals, 1):
+        once = method.replace(schedule=OneShot(sparsity))
+        masks = prune_(trainer.model, once, targets=targets, ignore=ignore)
         if rewind == "weights":
             trainer.load(early)
         start = rewind_to if rewind != "none" else trainer.steps - max(1, trainer.steps // 10)
@@ -68,10 +78,6 @@ def imp(
         done += steps
         log.append(_entry(i, masks, steps, trainer))
     return {"masks": masks, "rounds": log, "steps": done}
-
-
-def _prune(trainer: Trainer, method: Method, sparsity: float) -> MaskSet:
-    return prune_(trainer.model, method.replace(schedule=OneShot(sparsity)))
 
 
 def _entry(number: int, masks: MaskSet | None, steps: int, trainer: Trainer) -> dict[str, Any]:
