@@ -16,8 +16,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
 TORCH_ARGS ?=
 PYTEST_ARGS ?=
-# One process with two threads: the tests' tensors are small, and the distributed ones start processes of one thread each.
-THREADS ?= 2
+# One thread: the tests' tensors are tiny, and on a busy machine two threads wait for each other far longer than they work.
+THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
 help:  ## list the targets
