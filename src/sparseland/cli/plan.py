@@ -25,7 +25,11 @@ def make_recipe(name: str | None, options: Mapping[str, Any], settings: Sequence
 
     given = {key: {"name": value} if key == "method" else value for key, value in options.items() if value is not None}
     every = [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *(settings or ())]  # JSON is YAML too
-    return build({}, every) if name is None else load(name, every)
+    if name is not None:
+        return load(name, every)
+    made = build({}, every)
+    own = {} if made.name != type(made)().name else {"name": str(made.config.method.get("name", made.name))}
+    return made.model_copy(update=own)
 
 
 def command_line(*words: object) -> str:

@@ -55,7 +55,7 @@ def train(
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed,
     }  # fmt: skip
     made = make_recipe(recipe, options, settings)
-    place = out or Path("runs") / (made.name if recipe else _name(made.config.method))
+    place = out or Path("runs") / made.name
     if dry_run:
         for line in preview(made, made.config, place):
             screen().print(line)

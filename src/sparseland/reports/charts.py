@@ -139,7 +139,7 @@ def learning_curves(runs: Sequence[Run], labels: Sequence[str]) -> str:
         for i, label in enumerate(labels):
             points = lines[label]
             x = [step for step, *_ in points]
-            ax.plot(x, [100 * middle for _, middle, _ in points], color=color(i))
+            ax.plot(x, [100 * middle for _, middle, _ in points], color=color(i), marker="o" if len(x) == 1 else "")
             low, high = ([100 * (m + sign * d) for _, m, d in points] for sign in (-1, 1))
             ax.fill_between(x, low, high, color=color(i), alpha=0.15, linewidth=0)
         ends = [m for points in lines.values() for _, m, _ in points[len(points) // 4 :]]

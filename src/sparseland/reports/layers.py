@@ -36,6 +36,7 @@ class Layer:
 def layers(state: Mapping[str, Tensor]) -> list[Layer]:
     """One `Layer` per floating-point tensor of a state dict, in its order.
 
+    >>> import torch
     >>> weight = torch.ones(4, 8)
     >>> weight[:, ::2] = 0
     >>> found = layers({"w": weight})[0]
@@ -58,6 +59,7 @@ def satisfied(mask: Tensor) -> tuple[str, ...]:
     N:M is asked for groups of 4, 8 and 16 with at most half of each kept; a pattern that another one implies is
     left out (rows imply blocks within a row).
 
+    >>> import torch
     >>> satisfied(torch.eye(8, dtype=torch.bool).repeat_interleave(4, 0))
     ('1:8', '4:16 axis 0', 'block 4x1')
     """

@@ -104,7 +104,7 @@ def _answer(rows: Sequence[Mapping[str, Any]]) -> str:
     best = max(sparse, key=lambda row: row["accuracy"]["mean"])
     text = (
         f"{'Highest of the sparse nets: ' if len(sparse) > 1 else ''}{best['label']} at "
-        f"{100 * best['sparsity']['mean']:g} % sparsity, {percent(best['accuracy']['values'])} on the test split"
+        f"{100 * best['sparsity']['mean']:.4g} % sparsity, {percent(best['accuracy']['values'])} on the test split"
     )
     if dense is not None:
         text += f"; the dense net has {percent(dense['accuracy']['values'])}"
@@ -130,7 +130,7 @@ def _machine(record: Mapping[str, Any]) -> str:
     trained = duration(sum(run["result"]["seconds"] for run in record["runs"]))
     parts = [
         f"{cpu}, {cores} cores, {system}, {device}",
-        f"{len(record['runs'])} runs, {record['jobs']} at a time, threads of each: {threads}, {trained} of training",
+        f"runs: {len(record['runs'])}, {record['jobs']} at a time, threads of each: {threads}, {trained} of training",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     return " · ".join(parts)
