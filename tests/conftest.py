@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As many threads as OMP_NUM_THREADS says, two otherwise: small tensors gain nothing from more."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    """As many threads as OMP_NUM_THREADS says, one otherwise: the tensors here are tiny.
+
+    Ctrl-C works in every process a test starts, also when the tests themselves run in the background of a shell, which
+    makes them ignore it.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

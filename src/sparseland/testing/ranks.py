@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import tempfile
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ def _rank(rank: int, world: int, folder: str, methods: dict[str, Method], task: 
             (Path(folder) / "said.json").write_text(json.dumps(said), encoding="utf-8")
         dist.barrier()
     finally:
+        gc.collect()  # what still holds the group goes first: its threads must not outlive it
         dist.destroy_process_group()
 
 
