@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+SYSTEM = "02 Random pruning for sparse training (arXiv 2202.02643)"
+CLAIM = {
+    "value": "The gap of a randomly pruned net to the dense one vanishes as nets grow; only the layer ratios matter.",
+    "source": "the paper's abstract (its tables could not be read)",
+}
+DEFAULT = ("fashion",)
+MISSING = ("CIFAR-10 (JPEG), ResNet-20 of three widths (part cifar)", "calibration, OoD and robustness", "full scale")
 SEEDS = (0, 1, 2)
 SGD = {
     "optimizer": "sgd",
@@ -69,3 +76,23 @@ def cifar() -> dict[str, dict[str, Any]]:
                     "seed": seed,
                 }
     return jobs
+
+
+PARTS = {"fashion": fashion, "cifar": cifar}
+
+
+def judge(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """The card's first assertion: the gap to dense falls from the narrowest net to the widest."""
+    mean = {(r["part"], r["setting"], r["arm"]): r["mean"] for r in rows}
+    gaps: dict[tuple[str, str], list[float]] = {}
+    for part, setting, arm in mean:
+        if arm != "dense":
+            gaps.setdefault((part, arm), []).append(mean[part, setting, "dense"] - mean[part, setting, arm])
+    falling = [key for key, gap in gaps.items() if len(gap) > 1 and gap[-1] < gap[0]]
+    several = [key for key, gap in gaps.items() if len(gap) > 1]
+    last = {key: gap[-1] for key, gap in gaps.items()}
+    told = (
+        f"the gap to dense shrinks with width for {len(falling)} of {len(several)} layer rules and densities, "
+        f"down to {min(last.values()):.1f} points at the widest net; it does not vanish in these short runs"
+    )
+    return ("in part" if len(falling) == len(several) else "does not"), f"On small nets {told}."

@@ -1,7 +1,8 @@
 """The published systems this library sets out to reproduce, and how far each one is.
 
-A system is *done* when its folder ``papers/NN-slug/`` holds a ``result.json``: a claim, the command, our number. In a
-checkout the folders are read; an installed package knows what they were when it was built.
+A system is *done* when its folder ``papers/NN-slug/`` holds a ``result.json``: a claim, the command, our number, and
+nothing listed as ``missing`` from its proof. In a checkout the folders are read; an installed package knows what they
+were when it was built.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def systems(checkout: str | os.PathLike[str] | None = None) -> list[System]:
 
 
 def results(checkout: str | os.PathLike[str]) -> dict[str, str | None]:
-    """The verdict (None: it states none) of every system whose folder has a result, by slug.
+    """The verdict (None: it states none) of every system whose folder has a result with nothing missing, by slug.
 
     Raises:
         SparselandError: a ``result.json`` is not a JSON object.
@@ -82,6 +83,8 @@ def results(checkout: str | os.PathLike[str]) -> dict[str, str | None]:
             raise SparselandError(f"{path} cannot be read: {error}") from error
         if not isinstance(data, dict):
             raise SparselandError(f"{path} holds {type(data).__name__}, not an object")
+        if data.get("missing"):
+            continue
         verdict = data.get("verdict")
         found[path.parent.name] = str(verdict) if verdict is not None else None
     return found

@@ -192,6 +192,8 @@ def test_papers_are_done_when_their_folder_has_a_result(tmp_path: Path) -> None:
     assert before["11-granet"] != "done" and after["11-granet"].status == "done"
     assert after["11-granet"].verdict == "reproduced"
     assert after["54-bip"].status == "not yet"
+    (folder / "result.json").write_text('{"verdict": "in part", "missing": ["full scale"]}')
+    assert {s.slug: s for s in sl.papers.systems(tmp_path)}["11-granet"].status == before["11-granet"]
     (folder / "result.json").write_text("[")
     with pytest.raises(sl.core.errors.SparselandError, match=r"result\.json cannot be read"):
         sl.papers.systems(tmp_path)
