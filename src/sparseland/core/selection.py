@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .errors import InfeasibleBudget, ScoreError
 
-SMALL = 1 << 16  # below this many values a plain kthvalue is as fast as the bracket
-SAMPLE = 1 << 15
+SMALL = 1 << 17  # up to this many values a plain kthvalue is as fast as the bracket
+SAMPLE = 1 << 15  # at most so many values set the bracket (one in 64 of smaller inputs: sorting them costs, too)
 CHUNK = 1 << 18  # values per pass over a large tensor
 PAIRWISE = 16  # groups up to this size are ranked by comparing all pairs: no sort
 
@@ -157,7 +157,7 @@ def kth_largest(parts: Sequence[Tensor], k: int) -> Tensor:
     total = sum(p.numel() for p in parts)
     if total <= SMALL:
         return torch.kthvalue(torch.cat(list(parts)), total - k + 1).values
-    stride = max(1, total // SAMPLE)
+    stride = max(1, total // min(SAMPLE, max(total // 64, 16)))
     sample = torch.cat([p[::stride] for p in parts]).sort(descending=True).values
     at, slack = k * sample.numel() / total, 4 * sample.numel() ** 0.5
     # widen until the bracket holds the k-th value; with a misleading sample it ends at the whole range
