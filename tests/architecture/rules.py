@@ -18,20 +18,22 @@ PACKAGE = "sparseland"
 
 # Who may import whom, by the first name below `sparseland`. A tuple names packages, or modules with a dot.
 DOMAINS = ("features", "transport", "routing", "attention", "graphs", "pixels", "views")
-GROUND = ("core", "kernels", "weights", "data", "zoo", "deploy", *DOMAINS)
-ABOVE = ("recipes", "reports", "train", "board")
+GROUND = ("core", "files", "kernels", "weights", "data", "zoo", "deploy", "account", *DOMAINS)
+ABOVE = ("recipes", "reports", "train", "board", "advisor")
 DOORS: dict[str, tuple[str, ...]] = {
     "core": (),
+    "files": ("core",),
     "data": ("core",),
     "zoo": ("core",),
     "kernels": ("core.pattern",),
     "weights": ("core",),
-    "deploy": ("core", "kernels"),
+    "deploy": ("core", "files", "kernels"),
+    "account": ("core", "weights", "deploy"),
     **dict.fromkeys(DOMAINS, ("core", "kernels")),
     # The floors above. They may see each other where no cycle follows (`cycles` checks it); only cli sees all.
     **dict.fromkeys(ABOVE, (*GROUND, *ABOVE, "")),  # "": the package itself, for its version
     "testing": ("core", "weights"),
-    "papers": ("core",),
+    "papers": ("core", "files"),
     "cli": ("*",),
     "__main__": ("cli",),
 }

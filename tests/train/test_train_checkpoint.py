@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparseland import files
 from sparseland.core.errors import OutputError, ResumeError
 from sparseland.train import checkpoint
 
@@ -32,7 +33,7 @@ BIG = {"a": torch.zeros(100_000)}
 WRITERS = {
     "state": lambda path: checkpoint.write_state(path, BIG),
     "weights": lambda path: checkpoint.write_weights(path, BIG),
-    "json": lambda path: checkpoint.write_json(path, "0" * 100_000),
+    "json": lambda path: files.write_json(path, "0" * 100_000),
 }
 
 
@@ -48,16 +49,16 @@ def test_a_full_disk_leaves_the_old_file(small_disk: Path, kind: str) -> None:
 
 def test_a_full_disk_leaves_the_old_folder(small_disk: Path) -> None:
     path = small_disk / "last"
-    checkpoint.write_folder(path, lambda place: checkpoint.write_json(place / "a.json", 1))
+    files.write_folder(path, lambda place: files.write_json(place / "a.json", 1))
     with pytest.raises(OutputError, match="No space left"):
-        checkpoint.write_folder(path, lambda place: checkpoint.write_state(place / "state.pt", BIG))
+        files.write_folder(path, lambda place: checkpoint.write_state(place / "state.pt", BIG))
     assert os.listdir(small_disk) == ["last"] and os.listdir(path) == ["a.json"]
 
 
 def test_probe_knows_a_small_disk_before_training(small_disk: Path) -> None:
-    checkpoint.probe(small_disk / "run", needed=1000)
+    files.probe(small_disk / "run", needed=1000)
     with pytest.raises(OutputError, match="checkpoints of this run take about 1,000,000 bytes"):
-        checkpoint.probe(small_disk / "run", needed=1_000_000)
+        files.probe(small_disk / "run", needed=1_000_000)
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
@@ -77,15 +78,15 @@ def test_a_simulated_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Not a directory"):
-        checkpoint.probe(tmp_path / "file" / "run")
+        files.probe(tmp_path / "file" / "run")
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(OutputError, match="Permission denied"):
-            checkpoint.probe(tmp_path / "locked" / "run")
+            files.probe(tmp_path / "locked" / "run")
 
 
 def test_probe_makes_the_folder_and_leaves_nothing(tmp_path: Path) -> None:
-    checkpoint.probe(tmp_path / "a" / "b", needed=1)
+    files.probe(tmp_path / "a" / "b", needed=1)
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
@@ -101,14 +102,14 @@ def test_dying_between_two_moves_loses_nothing(tmp_path: Path, monkeypatch: pyte
             raise SystemExit  # as if killed: no handler below cleans up, see the next line
         rename(source, target)
 
-    checkpoint.write_folder(path, lambda place: checkpoint.write_json(place / "a.json", 1))
+    files.write_folder(path, lambda place: files.write_json(place / "a.json", 1))
     monkeypatch.setattr(os, "rename", dying)
-    monkeypatch.setattr(checkpoint, "settle", lambda path: path)
+    monkeypatch.setattr(files, "settle", lambda path: path)
     with pytest.raises(SystemExit):
-        checkpoint.write_folder(path, lambda place: checkpoint.write_json(place / "a.json", 2))
+        files.write_folder(path, lambda place: files.write_json(place / "a.json", 2))
     monkeypatch.undo()
     assert path.exists() == (moment == 1)
-    assert (checkpoint.settle(path) / "a.json").read_text() == "1\n"
+    assert (files.settle(path) / "a.json").read_text() == "1\n"
     assert os.listdir(tmp_path) == ["last"]
 
 
@@ -117,7 +118,7 @@ def test_sweep_removes_what_was_half_written(tmp_path: Path) -> None:
     (tmp_path / ".last.123.tmp" / "state.pt").write_text("half")
     (tmp_path / ".best.safetensors.123.tmp").write_text("half")
     (tmp_path / "result.json").write_text("{}")
-    checkpoint.sweep(tmp_path)
+    files.sweep(tmp_path)
     assert os.listdir(tmp_path) == ["result.json"]
 
 
@@ -149,5 +150,5 @@ def test_weights_are_the_same_bytes_and_untie(tmp_path: Path) -> None:
 
 def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        checkpoint.write_json(tmp_path / "a.json", float("nan"))
+        files.write_json(tmp_path / "a.json", float("nan"))
     assert os.listdir(tmp_path) == []

@@ -76,7 +76,7 @@ def _train(runs: list[Run], out: Path, jobs: int, overwrite: bool) -> list[dict[
     import shutil
 
     from ..core.errors import OutputError, SparselandError
-    from ..train.checkpoint import probe
+    from ..files import probe
     from ..train.journal import Journal
     from ..train.processes import Processes
     from .fleet import Fleet, Task

@@ -21,7 +21,7 @@ def write_page(record: Mapping[str, Any], path: Path) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    from ..train.checkpoint import write_file
+    from ..files import write_file
 
     text = page(record).encode()
     write_file(path, lambda file: file.write(text))

@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_record(record: Mapping[str, Any], path: Path) -> Path:
     """Write ``run.json``, whole or not at all; returns its path."""
-    from ..train.checkpoint import write_json
+    from ..files import write_json
 
     write_json(path, record)
     return path

@@ -68,7 +68,7 @@ def write_result(path: Path, claim: str, command: str, **content: Any) -> Path:
     """Write a benchmark's ``result.json``: the claim, the command, the machine, the versions and what was measured."""
     import torch
 
-    from ..train.checkpoint import write_json
+    from ..files import write_json
     from ..train.result import machine, versions
 
     fixed = {"schema": SCHEMA, "claim": claim, "command": command, "created": time.strftime("%Y-%m-%d")}

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparseland import files
 from sparseland.core.errors import RecipeError, ResumeError, SparselandError, nearest
-from sparseland.train import checkpoint, fan_out_worker
+from sparseland.train import fan_out_worker
 from sparseland.train.fan_out_worker import Call, NotPlain, Outcome, Worker, attempt, end, last_line, load, plain, room
 
 SCHEMA = 1
@@ -253,7 +254,7 @@ class _Store:
             other = owner.setdefault(name.casefold(), call.key)
             if other != call.key:
                 raise RecipeError(f"jobs {other!r} and {call.key!r} would share the file {name}; rename one")
-        checkpoint.probe(self.folder)
+        files.probe(self.folder)
         results = {call.key: self._read(call) for call in calls}
         return {key: result for key, result in results.items() if result is not None}
 
@@ -269,7 +270,7 @@ class _Store:
         about = {"key": call.key, "function": call.function, "kwargs": call.kwargs, "fingerprint": call.fingerprint}
         kept = {"value": result.value, "attempts": result.attempts, "seconds": round(result.seconds, 3)}
         data = json.dumps({"schema": SCHEMA} | about | kept, indent=1, allow_nan=False).encode() + b"\n"
-        checkpoint.write_file(self.place(call.key, "json"), lambda file: file.write(data))
+        files.write_file(self.place(call.key, "json"), lambda file: file.write(data))
 
     def _read(self, call: Call) -> Result | None:
         place = self.place(call.key, "json")

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparseland import files
 from sparseland.core.errors import OutputError, ResumeError
 from sparseland.train import checkpoint
 from sparseland.train.config import TrainConfig, first_change
@@ -60,7 +61,7 @@ class Journal:
     def start(self, needed: int, overwrite: bool = False) -> None:
         """Open an empty folder for a new run; OutputError if it cannot be written, or holds a run already."""
         folder = self._folder()
-        checkpoint.probe(folder, needed)
+        files.probe(folder, needed)
         found = [name for name in ("result.json", "last", "best.safetensors") if (folder / name).exists()]
         if found and not overwrite:
             raise OutputError(
@@ -71,22 +72,22 @@ class Journal:
             (folder / name).unlink(missing_ok=True)
         for name in ("last", "fits"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        checkpoint.sweep(folder)
+        files.sweep(folder)
 
     def found(self) -> bool:
         """Whether there is a checkpoint."""
-        return (checkpoint.settle(self._folder() / "last") / "state.pt").is_file()
+        return (files.settle(self._folder() / "last") / "state.pt").is_file()
 
     def resume(self) -> None:
         """Read the last checkpoint; ResumeError if there is none, or if it belongs to another run."""
         folder = self._folder()
-        place = checkpoint.settle(folder / "last") / "state.pt"
+        place = files.settle(folder / "last") / "state.pt"
         if not place.is_file():
             raise ResumeError(
                 f"nothing to resume in {folder}: looked for {place.relative_to(folder)} and result.json; "
                 f"start the run without resume"
             )
-        checkpoint.probe(folder)
+        files.probe(folder)
         state = checkpoint.read_state(place)
         if state.get("schema") != SCHEMA:
             raise ResumeError(f"{place} has schema {state.get('schema')!r}; this release reads {SCHEMA}")
@@ -97,7 +98,7 @@ class Journal:
                 f"{folder} was trained by {state['world']} processes, now there are {self.processes.world}: the "
                 f"batches would differ; start as many as before"
             )
-        checkpoint.sweep(folder)
+        files.sweep(folder)
         self._put_back_best(folder)
         self._saved = state
 
@@ -111,7 +112,7 @@ class Journal:
         """The best weights as they were at the checkpoint (a later evaluation may have replaced them)."""
         kept, here = folder / "last" / "best.safetensors", folder / "best.safetensors"
         if kept.is_file():
-            checkpoint.write_file(here, lambda file: file.write(kept.read_bytes()))
+            files.write_file(here, lambda file: file.write(kept.read_bytes()))
         else:
             here.unlink(missing_ok=True)
 
@@ -201,23 +202,23 @@ class Journal:
 
         def fill(place: Path) -> None:
             checkpoint.write_state(place / "state.pt", state)
-            checkpoint.write_json(place / "state.json", told)
+            files.write_json(place / "state.json", told)
             if self.best is not None:
                 _link(folder / "best.safetensors", place / "best.safetensors")
 
-        checkpoint.write_folder(folder / "last", fill)
+        files.write_folder(folder / "last", fill)
 
     def log(self, history: list[dict[str, Any]]) -> None:
         """Write log.jsonl anew: small, and never half a line."""
         if self.folder is not None:
             lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in history)
             place = self.folder / "log.jsonl"
-            self.processes.on_main(lambda: checkpoint.write_file(place, lambda file: file.write(lines.encode())))
+            self.processes.on_main(lambda: files.write_file(place, lambda file: file.write(lines.encode())))
 
     def close(self, result: dict[str, Any]) -> None:
         """Write result.json and remove what only an interrupted run needs."""
         folder = self._folder()
-        checkpoint.write_json(folder / "result.json", result)
+        files.write_json(folder / "result.json", result)
         shutil.rmtree(folder / "fits", ignore_errors=True)
 
     def _folder(self) -> Path:
@@ -237,4 +238,4 @@ def _link(source: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         os.link(source, target)
         return
-    checkpoint.write_file(target, lambda file: file.write(source.read_bytes()))
+    files.write_file(target, lambda file: file.write(source.read_bytes()))
