@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all lint format bench sizes clean distclean
+.PHONY: help venv demo test test-all browser lint format docs docs-serve bench sizes clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,14 @@ test: $(STAMP)  ## run the tests, the slow ones left out
 test-all: $(STAMP)  ## run all tests
 	$(PYTEST) $(PYTEST_ARGS)
 
+# The report's screenshots are tests. Without a browser they are skipped, except where CI is set: there they must run.
+browser:  ## install headless Chromium where it is missing and apt-get can do it
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			chromium fonts-dejavu-core >/dev/null; \
+	else echo "no Chromium here, and no right to install it: the report's screenshots will not be tested"; fi
+
 lint: $(STAMP)  ## ruff (lint and format), mypy, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,6 +65,12 @@ lint: $(STAMP)  ## ruff (lint and format), mypy, codespell
 format: $(STAMP)  ## let ruff order imports, mend and format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## build the documentation into site/; fails on any warning
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## show the documentation in a browser while you write it
+	$(BIN)/mkdocs serve
 
 bench: $(STAMP)  ## run every benchmark and say where its result.json lies
 	@shopt -s nullglob; runs=(benchmarks/*/run.py); \

@@ -1,10 +1,11 @@
-"""Write the generated parts of README.md, and the packaged list of finished papers.
+"""Write the generated parts of README.md, the packaged list of papers, and the reference page of their results.
 
     python tools/readme.py            bring them up to date
     python tools/readme.py --check    change nothing; exit 1 and say what is stale
 
-Generated are: the table of methods (from their compositions), the demo's table (from benchmarks/demo/result.json) and
-the line on papers (from papers/*/result.json). Each stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
+Generated in the README are: the table of methods (from their compositions), the demo's table (from
+benchmarks/demo/result.json), the results and the line on papers (from papers/*/result.json). Each stands between
+``<!-- name:begin -->`` and ``<!-- name:end -->``. The reference page comes from the models in sparseland.papers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DEMO = ROOT / "benchmarks" / "demo" / "result.json"
-PACKAGED = ROOT / "src" / "sparseland" / "papers.json"
+PACKAGED = ROOT / "src" / "sparseland" / "papers" / "systems.json"
+REFERENCE = ROOT / "docs" / "reference" / "paper-result.md"
 
 
 def methods_table() -> str:
@@ -66,13 +69,44 @@ def papers_line() -> str:
     return f"{len(found)} systems: {', '.join(f'{n} {status}' for status, n in counts.items())}."
 
 
-def packaged_papers() -> str:
-    """papers.json with the verdicts of this checkout."""
+def results_table() -> str:
+    """One row per paper folder: the claim, what came out of ours, seeds, minutes, verdict."""
     from sparseland.papers import results
 
-    text = PACKAGED.read_text(encoding="utf-8")
-    done = json.dumps(results(ROOT), ensure_ascii=False)
-    return re.sub(r'^  "done": .*,$', lambda _: f'  "done": {done},', text, count=1, flags=re.MULTILINE)
+    lines = ["| system | claim | ours | seeds | minutes | verdict |", "|---|---|---|--:|--:|---|"]
+    for slug, result in results(ROOT).items():
+        system = re.sub(r"arXiv ([\d., ]+\d)", _links, result.system)
+        name, _, about = system.partition(" (")
+        cells = (
+            f"[{name}](papers/{slug})" + (f" ({about}" if about else ""),
+            result.claim.value,
+            result.headline or result.why,
+            _seeds(result),
+            f"{result.minutes:g}",
+            f"**{result.verdict}**" + (f" ({len(result.missing)} missing)" if result.missing else ""),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _seeds(result: Any) -> str:
+    """How many: ``5``, or ``3 to 10`` where the parts differ."""
+    counts = {len(part.seeds) for part in result.parts.values()} or {len(result.seeds)}
+    return str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def packaged_papers() -> str:
+    """systems.json with the results of this checkout in brief."""
+    from sparseland.papers import packaged
+
+    return packaged(ROOT)
+
+
+def reference_page() -> str:
+    """docs/reference/paper-result.md."""
+    from sparseland.papers import reference
+
+    return reference()
 
 
 def generated(text: str) -> str:
@@ -81,7 +115,8 @@ def generated(text: str) -> str:
     Raises:
         ValueError: a part has no place in it.
     """
-    for name, make in {"methods": methods_table, "demo": demo_table, "papers": papers_line}.items():
+    parts = {"methods": methods_table, "demo": demo_table, "results": results_table, "papers": papers_line}
+    for name, make in parts.items():
         pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
         if not re.search(pattern, text, re.DOTALL):
             raise ValueError(f"README.md has no place for {name!r}: <!-- {name}:begin --> … <!-- {name}:end -->")
@@ -95,15 +130,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(argv).check
-    wanted = {README: generated(README.read_text(encoding="utf-8")), PACKAGED: packaged_papers()}
-    stale = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+    wanted = {
+        README: generated(README.read_text(encoding="utf-8")),
+        PACKAGED: packaged_papers(),
+        REFERENCE: reference_page(),
+    }
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
-        print(
-            f"{path.relative_to(ROOT)} is stale: run python tools/readme.py"
-            if check
-            else f"wrote {path.relative_to(ROOT)}"
-        )
+        name = path.relative_to(ROOT)
+        print(f"{name} is stale: run python tools/readme.py" if check else f"wrote {name}")
         if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
     return int(check and bool(stale))
 

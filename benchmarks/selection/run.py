@@ -3,18 +3,22 @@
     python benchmarks/selection/run.py
 
 Every rival turns scores into a boolean mask. `torch.kthvalue` gives a threshold; with equal scores the mask made from
-it has too many ones, the others are exact. All masks are compared before anything is timed.
+it has too many ones, the others are exact. All masks are compared before anything is timed. Where a whole net is
+ranked, `torch.nn.utils.prune.global_unstructured` is a rival too: what people call to prune 54 layers at once. Beside
+seconds, the memory that each takes over its scores is measured: the high-water mark of a process of its own (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from sparseland.core import kept, select, select_many
 from sparseland.reports.speed import summary, take_turns, write_result
@@ -51,6 +55,28 @@ def one_tensor(size: int, rounds: int) -> list[dict[str, object]]:
     return rows
 
 
+class Layers(nn.Module):
+    """The scores of many layers, as the weights of modules: what `torch.nn.utils.prune` works on."""
+
+    def __init__(self, scores: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, values in scores.items():
+            layer = nn.Module()
+            layer.weight = nn.Parameter(values, requires_grad=False)
+            self.add_module(name, layer)
+
+    def pruned(self, amount: int) -> Tensor:
+        """The masks that `global_unstructured` leaves; afterwards the layers are as before."""
+        layers = list(self.children())
+        prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=amount)
+        masks = torch.cat([layer.weight_mask for layer in layers]).bool()
+        for layer in layers:
+            original = layer.weight_orig
+            prune.remove(layer, "weight")
+            layer.weight = original  # `remove` writes the zeros into the weight
+        return masks
+
+
 def many_tensors(size: int, rounds: int) -> list[dict[str, object]]:
     """A global ranking over 54 tensors of very different sizes (the shape of a ResNet-50)."""
     generator = torch.Generator().manual_seed(0)
@@ -63,12 +89,47 @@ def many_tensors(size: int, rounds: int) -> list[dict[str, object]]:
     def concatenated() -> Tensor:
         return by_topk(torch.cat(list(scores.values())), k)
 
+    layers = Layers(scores)
     rivals: dict[str, Callable[[], Tensor]] = {
         "select": lambda: torch.cat(list(select_many(scores, k).values())),
         "topk": concatenated,
         "kthvalue": lambda: by_kthvalue(torch.cat(list(scores.values())), k),
+        "torch.nn.utils.prune": lambda: layers.pruned(total - k),
     }
     return [measured(rivals, k, rounds, {"case": f"global over {len(sizes)} tensors", "sparsity": 0.9, "size": total})]
+
+
+def memory(size: int, sparsity: float = 0.9) -> dict[str, float]:
+    """Peak bytes per score over what the scores take, each rival in a process of its own."""
+    fork = multiprocessing.get_context("spawn")
+    found = {}
+    for name in ("select", "topk", "kthvalue"):
+        mine, its = fork.Pipe()
+        process = fork.Process(target=_peak, args=(its, name, size, sparsity))
+        process.start()
+        its.close()  # so that a process that dies ends the wait
+        found[name] = mine.recv() / size
+        process.join()
+    print("memory over the scores: " + "  ".join(f"{name} {taken:.1f} bytes a score" for name, taken in found.items()))
+    return found
+
+
+def _peak(answer: object, name: str, size: int, sparsity: float) -> None:
+    torch.set_num_threads(1)
+    scores = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    calls: dict[str, Callable[[Tensor, int], Tensor]] = {"select": select, "topk": by_topk, "kthvalue": by_kthvalue}
+    calls[name](scores[:1000], 100)  # what is loaded on first use is no part of it
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is in use now
+    before = _status("VmHWM")
+    mask = calls[name](scores, kept(size, sparsity))
+    assert mask.numel() == size
+    answer.send(_status("VmHWM") - before)  # type: ignore[attr-defined]
+
+
+def _status(field: str) -> int:
+    """A field of this process's status, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measured(
@@ -95,14 +156,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = [*one_tensor(given.size, given.rounds), *many_tensors(given.size, given.rounds)]
-    slowest = {
-        rival: min(row["rivals"][rival]["ratio"] for row in rows)  # type: ignore[index]
-        for rival in ("topk", "kthvalue")
-    }
-    geometric = {
-        rival: math.exp(sum(math.log(row["rivals"][rival]["ratio"]) for row in rows) / len(rows))  # type: ignore[index]
-        for rival in ("topk", "kthvalue")
-    }
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        for rival, found in row["rivals"].items():  # type: ignore[attr-defined]
+            ratios.setdefault(rival, []).append(found["ratio"])
+    del ratios["select"]
+    slowest = {rival: min(found) for rival, found in ratios.items()}
+    geometric = {rival: math.exp(sum(map(math.log, found)) / len(found)) for rival, found in ratios.items()}
     command = "python benchmarks/selection/run.py"
     for name in ("size", "rounds", "threads"):
         if getattr(given, name) != parser.get_default(name):
@@ -110,8 +170,9 @@ def main() -> None:
     write_result(
         given.out, CLAIM, command, size=given.size, rounds=given.rounds, threads=given.threads, rows=rows,
         least_ratio=slowest, mean_ratio=geometric, holds=min(slowest.values()) >= 1,
+        peak_bytes_per_score=memory(given.size),
     )  # fmt: skip
-    print(f"select takes 1, topk at least {slowest['topk']:.2f}, kthvalue {slowest['kthvalue']:.2f} -> {given.out}")
+    print(f"select takes 1, {', '.join(f'{rival} at least {r:.2f}' for rival, r in slowest.items())} -> {given.out}")
 
 
 if __name__ == "__main__":

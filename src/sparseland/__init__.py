@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "account": "account",
+    "advisor": "advisor",
     "core": "core",
     "weights": "weights",
     "methods": "weights.methods",
@@ -37,7 +39,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from . import core, data, deploy, papers, recipes, reports, testing, train, weights, zoo
+    from . import account, advisor, core, data, deploy, papers, recipes, reports, testing, train, weights, zoo
     from .core.mask import MaskSet
     from .core.pattern import pattern
     from .core.selection import select
@@ -50,6 +52,8 @@ __all__ = [
     "MaskSet",
     "Method",
     "Sparsifier",
+    "account",
+    "advisor",
     "core",
     "data",
     "deploy",

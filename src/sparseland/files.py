@@ -137,6 +137,20 @@ def settle(path: Path) -> Path:
     return path
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        OutputError: the disk refuses.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     remove(Path(place) / "absent")
+    """
+    with _writing(path):
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written."""
     for leftover in folder.glob(f".*{TEMPORARY}"):

@@ -21,10 +21,11 @@ def without_docstring(sources: Mapping[str, str]) -> list[str]:
     }
     complaints = []
     for module, tree in trees.items():
+        known = everywhere | {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         if tree.body and ast.get_docstring(tree) is None:
             complaints.append(f"{module}: the module has no docstring")
         for name, node in _public(tree):
-            if ast.get_docstring(node) is None and not _inherited(name, everywhere):
+            if ast.get_docstring(node) is None and not _inherited(name, known):
                 complaints.append(f"{module}:{node.lineno}: {name} has no docstring")
     return complaints
 

@@ -53,6 +53,12 @@ def test_lets_through(case: str) -> None:
     assert without_docstring({"sparseland.m": GOOD[case]}) == []
 
 
+def test_a_class_of_the_same_name_elsewhere_changes_nothing() -> None:
+    assert (
+        without_docstring({"sparseland.a": GOOD["inherited"], "sparseland.b": '"""M."""\nclass C:\n    """C."""'}) == []
+    )
+
+
 def test_a_private_module_is_not_asked() -> None:
     assert without_docstring({"sparseland._m": "def f(): ..."}) == []
 

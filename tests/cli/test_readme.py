@@ -50,6 +50,7 @@ def test_its_commands_exist() -> None:
 def test_its_generated_parts_are_fresh() -> None:
     assert readme.generated(TEXT) == TEXT, "run: python tools/readme.py"
     assert readme.packaged_papers() == readme.PACKAGED.read_text(encoding="utf-8"), "run: python tools/readme.py"
+    assert readme.reference_page() == readme.REFERENCE.read_text(encoding="utf-8"), "run: python tools/readme.py"
 
 
 def test_a_stale_page_is_noticed(
@@ -59,10 +60,16 @@ def test_a_stale_page_is_noticed(
     page.write_text(TEXT.replace("| `rigl` |", "| `rigle` |"))
     monkeypatch.setattr(readme, "README", page)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "PACKAGED", tmp_path / "papers.json")
-    (tmp_path / "papers.json").write_text('{\n  "done": {},\n}')
+    packaged = tmp_path / "systems.json"
+    monkeypatch.setattr(readme, "PACKAGED", packaged)
+    monkeypatch.setattr(readme, "REFERENCE", tmp_path / "docs" / "paper-result.md")
+    packaged.write_text("{}")
     assert readme.main(["--check"]) == 1
-    assert "README.md is stale" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"{name} is stale" in said for name in ("README.md", "systems.json", "docs/paper-result.md"))
+    assert packaged.read_text() == "{}"
+    assert readme.main([]) == 0 and readme.main(["--check"]) == 0
+    assert "| `rigl` |" in page.read_text() and readme.REFERENCE.is_file()
     with pytest.raises(ValueError, match="no place for 'methods'"):
         readme.generated("nothing here")
 
@@ -80,3 +87,15 @@ def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_every_measured_paper_is_in_the_table() -> None:
+    from sparseland.papers import results
+
+    table, found = readme.results_table(), results(ROOT)
+    for slug, result in found.items():
+        (row,) = [line for line in table.splitlines() if f"](papers/{slug})" in line]
+        assert f"**{result.verdict}**" in row and result.claim.value in row and (result.headline or result.why) in row
+        counts = {len(part.seeds) for part in result.parts.values()} or {len(result.seeds)}
+        assert f"| {' to '.join(map(str, sorted({min(counts), max(counts)})))} | {result.minutes:g} |" in row
+    assert len(table.splitlines()) == 2 + len(found)

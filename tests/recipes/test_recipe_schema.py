@@ -81,6 +81,50 @@ def test_labels_tell_methods_of_one_name_apart() -> None:
     }  # fmt: skip
 
 
+OWN = {
+    **TINY,
+    "compare": {
+        "methods": [
+            "dense", {"name": "dense", "train": {"epochs": 2, "milestones": [0.5]}}, {"name": "set", "every": 1},
+        ],
+        "seeds": [0, 1], "sparsity": 0.75, "tuned_on": "validation",
+    },
+}  # fmt: skip
+
+
+def test_a_method_may_train_in_its_own_way() -> None:
+    recipe = Recipe.from_dict(OWN)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.compare is not None and recipe.compare.tuned_on == "validation"
+    assert recipe.labels() == ["dense", "dense epochs=2 milestones=[0.5]", "set"]
+    runs = [run.config for run in recipe.runs() if run.seed == 0]
+    assert [(config.epochs, config.milestones) for config in runs] == [(1, (0.5, 0.75)), (2, (0.5,)), (1, (0.5, 0.75))]
+    assert runs[1].method == {"name": "dense"}, "training fields are no hyperparameters"
+    assert runs[1] == runs[0].replace(epochs=2, milestones=(0.5,)), "the rest is the recipe's"
+
+
+def test_the_printed_program_of_a_method_that_trains_in_its_own_way(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(Recipe.from_dict(OWN).to_python())
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for run in Recipe.from_dict(OWN).runs():
+        result = json.loads((tmp_path / "runs/tiny" / run.label / f"seed-{run.seed}" / "result.json").read_text())
+        assert result["config"] == run.config.to_dict()
+
+
+def test_what_is_shared_and_what_is_ones_own_are_all_fields() -> None:
+    from sparseland.recipes.schema import OWN_TRAINING, SHARED
+
+    assert {*OWN_TRAINING, *SHARED} == set(TrainConfig().to_dict())
+    for field in SHARED:
+        with pytest.raises(RecipeError, match=f"train.{field} is the same for all runs of a comparison"):
+            Recipe.from_dict({"compare": {"methods": [{"name": "rigl", "train": {field: 1}}]}})
+
+
 def test_a_bare_name_is_a_method() -> None:
     recipe = Recipe.from_dict({"method": "rigl", "compare": {"methods": ["dense", "random"]}})
     assert recipe.config.method == {"name": "rigl"}
@@ -102,6 +146,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"compare": {"methods": [{"name": "rigl", "sparsty": 1}]}}, r"compare.methods.0: .*did you mean 'sparsity'\?"),
     ({"compare": 3}, "compare is 3, which is no mapping"),
+    (
+        {"compare": {"methods": [{"name": "set", "train": {"epohcs": 3}}]}},
+        r"compare.methods.0: train: unknown key 'epohcs'; did you mean 'epochs'\?",
+    ),
+    ({"compare": {"methods": [{"name": "set", "train": 3}]}}, "compare.methods.0: train is 3, which is no mapping"),
+    ({"compare": {"methods": [{"name": "set", "train": {"lr": "x"}}]}}, "compare.methods.0: lr is 'x', which is no"),
+    ({"compare": {"methods": ["set"], "tuned_on": "tests"}}, "tuned_on is 'tests'; possible: 'validation' or 'test'"),
+    (
+        {"compare": {"methods": [{"name": "set", "label": "a b"}, {"name": "set", "label": "A-b"}]}},
+        "'a b' and another label would share the folder 'a-b'",
+    ),
     ({"method": {"name": "rigl", "drpo": 0.1}}, r"method: .*no hyperparameter 'drpo': did you mean 'drop'\?"),
     ({"method": {"kind": "method", "growht": "none"}}, r"did you mean 'growth'\?"),
     ({"epochs": 2.5}, "epochs is 2.5, which is no integer"),

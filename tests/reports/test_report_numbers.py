@@ -1,16 +1,13 @@
-"""Aggregation, warnings and formats against hand-computed values."""
+"""Aggregation and formats against hand-computed values."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparseland.core.errors import DataNotFound, SparselandError
-from sparseland.reports import aggregate, budget, layers, read_record, satisfied, warnings
+from sparseland.reports import aggregate, layers, satisfied
 from sparseland.reports.numbers import duration, percent, scaled, spread
 from sparseland.reports.tables import headline
 
@@ -46,28 +43,6 @@ def test_runs_without_a_test_split_still_have_a_row() -> None:
     rows = aggregate([run("rigl", 0, 0.9, test=None)])
     assert "accuracy" not in rows[0]
     assert headline(rows)[1][0][2] == "–"
-
-
-def test_warnings() -> None:
-    runs = [run("rigl", s, 0.9) for s in range(2)] + [run("set", s, 0.9, steps=20, sparsity=0.8) for s in range(3)]
-    said = warnings(aggregate(runs), budget(runs))
-    assert [text.partition(":")[0] for text in said[:2]] == ["no 'dense' baseline", "no 'random' baseline"]
-    assert any("fewer than 3 seeds (rigl)" in text for text in said)
-    assert any("training budgets differ (optimizer steps: rigl 10, set 20)" in text for text in said)
-    assert any("sparsities differ: 0.8, 0.9" in text for text in said)
-    assert any("cannot tell them apart" in text for text in said)
-
-
-def test_a_fair_comparison_has_none() -> None:
-    accuracy = {"dense": 0.98, "random": 0.9, "rigl": 0.95}
-    runs = [
-        run(label, s, a + 0.001 * s, sparsity=0.9 if label != "dense" else 0.0)
-        for label, a in accuracy.items()
-        for s in range(3)
-    ]
-    spent = budget(runs)
-    assert spent["equal"] and spent["steps"] == [10]
-    assert warnings(aggregate(runs), spent) == []
 
 
 def test_formats() -> None:
@@ -129,17 +104,3 @@ def test_what_satisfied_says_is_true() -> None:
         mask = (torch.rand(8, 16) < 0.1).repeat_interleave(1 + seed % 3, 0)
         for text in satisfied(mask):
             pattern(text).check(mask)
-
-
-def test_damaged_records_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    with pytest.raises(DataNotFound, match=r"no file .*run\.json"):
-        read_record(path)
-    for text, said in (
-        ("{", "cannot be read"),
-        ("[]", "holds list"),
-        (json.dumps({"schema": 9}), "schema 9; this library reads 1"),
-    ):
-        path.write_text(text)
-        with pytest.raises(SparselandError, match=said):
-            read_record(path)

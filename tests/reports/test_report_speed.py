@@ -77,7 +77,7 @@ def test_selection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in data["rows"]:
         assert row["ones"]["select"] == row["ones"]["topk"] == row["k"]
         assert row["rivals"]["select"]["ratio"] == 1.0
-    assert set(data["least_ratio"]) == {"topk", "kthvalue"}
+    assert {"topk", "kthvalue"} <= set(data["least_ratio"])
     assert data["command"] == "python benchmarks/selection/run.py --size 20000 --rounds 2"
     assert "kthvalue" in capsys.readouterr().out
 

@@ -35,6 +35,6 @@ def comparable() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A result without what two runs of the same configuration may differ in."""
 
     def strip(result: dict[str, Any]) -> dict[str, Any]:
-        return {k: copy.deepcopy(v) for k, v in result.items() if k not in ("seconds", "resumed")}
+        return {k: copy.deepcopy(v) for k, v in result.items() if k not in ("seconds", "resumed", "memory")}
 
     return strip

@@ -51,6 +51,25 @@ def job(marks: str = "", name: str = "", act: str = "", value: Any = None) -> An
     return value
 
 
+def who(act: str = "", where: str = "") -> Any:
+    """The number of this process, after doing what ``act`` says."""
+    print(f"{act or 'nothing'} is done")
+    if act == "raise":
+        raise RuntimeError("no luck")
+    if act == "refuse":
+        from sparseland.core.errors import RecipeError
+
+        raise RecipeError("lr is 3;\npossible: 1, 2")
+    if act == "die once" and not os.path.exists(where):
+        Path(where).write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "start":
+        return [os.getpid(), subprocess.Popen(["sleep", "103"]).pid]
+    if act == "hang":
+        time.sleep(100)
+    return os.getpid()
+
+
 def unplain(value: str) -> Any:
     """Something that is no JSON."""
     return {"inner": [float(value)]}

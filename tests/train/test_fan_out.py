@@ -18,7 +18,7 @@ import pytest
 from sparseland.core.errors import OutputError, RecipeError, ResumeError, SparselandError
 from sparseland.train import fan_out_worker
 from sparseland.train.fan_out import Result, fan_out, require
-from tests.train.fan_out_jobs import Group, in_session, job, pools, strays, unplain, wait
+from tests.train.fan_out_jobs import Group, in_session, job, pools, strays, unplain, wait, who
 
 HERE = job.__module__
 PATIENCE = 60.0  # seconds until a process that should come or go is missed
@@ -120,6 +120,67 @@ def test_inline_failures_too(tmp_path: Path) -> None:
     assert len(marks(tmp_path)) == 2
 
 
+def test_deliberate_errors_are_not_tried_again_and_end_in_their_reason() -> None:
+    for on in ("inline", "processes"):
+        result = quiet(who, {"a": {"act": "refuse"}}, on=on)["a"]
+        assert (result.status, result.attempts) == ("failed", 1)
+        assert result.error.rstrip().splitlines()[-1] == "RecipeError: lr is 3; possible: 1, 2"
+
+
+# ---------------------------------------------------------------------------------------------- one process, many jobs
+def test_a_process_is_not_shared_unless_asked() -> None:
+    pids = require(quiet(who, {k: {} for k in "abc"}, workers=1))
+    assert len(set(pids.values())) == 3
+
+
+def test_a_process_that_ended_a_job_well_takes_the_next(tmp_path: Path) -> None:
+    acts = ("", "", "raise", "", "die once", "")
+    jobs = {str(i): {"act": act, "where": str(tmp_path / "died")} for i, act in enumerate(acts)}
+    results = quiet(who, jobs, workers=1, reuse=True, out=tmp_path / "out")
+    assert [r.status for r in results.values()] == ["done", "done", "failed", "done", "done", "done"]
+    assert [r.attempts for r in results.values()] == [1, 1, 2, 1, 2, 1]
+    pids = [r.value for r in results.values()]
+    assert pids[0] == pids[1], "kept after a good end"
+    assert pids[3] != pids[1], "replaced after an error"
+    assert pids[5] != pids[3] and pids[4] != pids[3], "replaced after a death"
+    logs = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.log")}
+    assert logs["0.log"] == "nothing is done\n" and logs["1.log"] == "nothing is done\n"
+    assert logs["2.log"] == "raise is done\n" * 2 and logs["4.log"].startswith("die once is done\n")
+
+
+@linux
+def test_a_process_with_children_is_replaced_and_they_end() -> None:
+    results = require(quiet(who, {"a": {"act": "start"}, "b": {}, "c": {}}, workers=1, reuse=True))
+    (worker, child), second, third = results.values()
+    assert second == third != worker
+    assert not alive(child) and not alive(worker) and not alive(second)
+
+
+def test_a_late_job_of_a_shared_process_is_ended_by_its_own_clock() -> None:
+    results = quiet(who, {"a": {}, "b": {"act": "hang"}, "c": {}}, workers=1, reuse=True, timeout=3, retries=0)
+    assert [r.status for r in results.values()] == ["done", "failed", "done"]
+    assert "hang is done" in results["b"].error and "nothing is done" not in results["b"].error
+    assert results["b"].error.endswith("timeout: it took more than 3 s")
+    assert results["a"].value != results["c"].value
+
+
+def test_progress_may_be_an_object_that_is_told() -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Listener:
+        def begin(self, key: str) -> None:
+            told.append(("begin", key))
+
+        def end(self, key: str, outcome: Any, again: bool) -> None:
+            told.append(("end", key, outcome.error is None, again))
+
+    fan_out(job, {"a": {}, "b": {"act": "raise"}}, on="inline", progress=Listener())
+    assert told == [
+        ("begin", "a"), ("end", "a", True, False), ("begin", "b"), ("end", "b", False, True), ("begin", "b"),
+        ("end", "b", False, False),
+    ]  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------------------- said before work
 @pytest.mark.parametrize(
     ("kwargs", "words"),
@@ -158,6 +219,7 @@ def test_bad_functions(function: Any) -> None:
         ({"threads": 1.5}, "threads=1.5"),
         ({"retries": -1}, "retries=-1 is not an integer ≥ 0"),
         ({"timeout": 0}, "timeout=0"),
+        ({"grace": -1}, "grace=-1 is not a number of seconds ≥ 0"),
         ({"on": "process"}, "did you mean 'processes'"),
     ],
 )

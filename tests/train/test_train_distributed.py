@@ -54,7 +54,7 @@ try:
 except ResumeError as error:
     refused = str(error)
 for result in (whole, broken):
-    for key in ("seconds", "resumed", "config"):
+    for key in ("seconds", "resumed", "memory", "config"):
         result.pop(key)
 everybody = [None, None]
 dist.all_gather_object(everybody, (whole, broken, refused))

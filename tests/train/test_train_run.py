@@ -46,7 +46,7 @@ def test_the_result_says_everything(tmp_path: Path, tiny: Tiny) -> None:
     assert set(result) == {
         "schema", "config", "method", "procedure", "steps", "epochs", "seed", "data", "validation", "test",
         "checkpoints", "kept", "total", "sparsity", "parameters", "layers", "history", "masks", "explored", "flops",
-        "bytes", "seconds", "resumed", "versions", "machine",
+        "bytes", "seconds", "resumed", "versions", "machine", "selection", "counts", "dead_units", "memory", "card",
     }  # fmt: skip
     assert TrainConfig.from_dict(result["config"]) == config
     assert (result["steps"], result["epochs"], result["seed"], result["resumed"]) == (28, 4, 0, 0)
@@ -60,6 +60,11 @@ def test_the_result_says_everything(tmp_path: Path, tiny: Tiny) -> None:
         "shape": [32, 64],
         "kept": result["layers"][0]["kept"],
         "total": 2048,
+        "operator": "linear",
+        "flops": 2 * result["layers"][0]["kept"],
+        "flops_dense": 4096,
+        "pattern": "unstructured",
+        "dead_units": result["layers"][0]["dead_units"],
     }
     assert [entry["step"] for entry in result["history"]] == [7, 14, 21, 28]
     assert set(result["history"][0]) == {

@@ -248,3 +248,20 @@ def test_data_may_be_a_generator() -> None:
             sp = sl.methods.SNIP(0.5, rounds=rounds).attach(model, torch.optim.SGD(model.parameters(), 0.1), data=data)
             made.append(sp.masks)
         assert made[0].digest() == made[1].digest()
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
+def test_a_mask_chosen_on_data_in_the_middle_of_training(criterion: str) -> None:
+    """Masks move after the optimizer's step, where gradients are switched off; measuring switches them on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(12, 6), torch.randint(0, 3, (12,))
+    method = sl.Method(criterion=criterion, schedule={"kind": "one-shot", "value": 0.5, "at": 2})
+    sparsifier = method.attach(model, optimizer, data=[(x, y)], steps=4)
+    for step in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        kept = sparsifier.masks.kept()
+        assert (kept == sparsifier.masks.numel() // 2) == (step >= 1), (step, kept)

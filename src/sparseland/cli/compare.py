@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from ..recipes import Recipe, Run
-    from .fleet import Outcome, Task
+
+JOBS = 2  # runs at a time unless told otherwise
 
 
 def add(app: typer.Typer) -> None:
@@ -27,182 +30,177 @@ def compare(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in compare.sparsity=0.95."),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, each on one thread.")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, each on one thread.")] = JOBS,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", metavar="PLACE", help="processes, inline, ray (a local one), or a Ray that runs: auto, host:port."
+        ),
+    ] = "processes",
+    join: Annotated[
+        list[Path] | None,
+        typer.Option("--join", metavar="RUN.JSON", help="Take in the finished runs of another comparison."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="GUARD", help="Compare although this guard refuses; shown in red."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what the folder holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and stop.")] = False,
 ) -> None:
     """Compare methods: the same epochs, batches and learning rates for all, several seeds each.
 
-    Runs that are finished in the folder are not trained again, interrupted ones go on: the same command continues
-    after Ctrl-C. The table gives the mean and the standard deviation over seeds.
+    What would be unfair is refused before anything is trained. Runs that are finished in the folder are not trained
+    again, interrupted ones go on: the same command continues after Ctrl-C. A run whose process dies is tried once more.
+    The table gives the mean and the standard deviation over seeds, the next one the differences seed by seed.
 
     [bold]Examples[/bold]
 
         sparseland compare demo --out runs/demo
         sparseland compare demo --out runs/hard --set compare.sparsity=0.98 --set "compare.seeds=[0,1,2,3,4]"
-        sparseland compare mine.yaml --out runs/mine --jobs 8
+        sparseland compare mine.yaml --out runs/mine --jobs 8 --on ray
+        sparseland compare mine.yaml --out runs/both --join runs/small-dense/run.json
     """
     from ..recipes import load
+    from .guards import examine, known
+    from .joined import join as take_in
     from .plan import check_names, command_line, option
-    from .screen import screen
 
     made = load(recipe, settings or ())
-    runs = made.runs()
+    runs, allowed = made.runs(), known(allow or ())
     check_names(made.config)
+    others = take_in(join or (), runs, out)
     if dry_run:
-        _list(made, runs, out)
-        return
+        _list(made, runs, others, out)
+    findings = [finding.to_dict() for finding in examine(_planned(made, runs, others), allowed)]
     line = command_line(
-        "compare", recipe, option("--set", settings), "--out", out, option("--jobs", None if jobs == 2 else jobs)
-    )
-    began = time.monotonic()
-    failed = _train(runs, out, jobs, overwrite)
-    record = _finish(made, runs, out, line, failed, time.monotonic() - began, jobs)
-    show(record)
-    screen().print(f"{out / 'run.json'}\n{out / 'report.html'}")
-    if failed:
+        "compare", recipe, option("--set", settings), "--out", out, option("--jobs", None if jobs == JOBS else jobs),
+        option("--on", None if on == "processes" else on), option("--join", join), option("--allow", allowed),
+    )  # fmt: skip
+    plan = _Plan(made, runs, others, out, line, jobs, on, allowed)
+    if not _carry_out(plan, findings, overwrite, dry_run):
         raise typer.Exit(1)
 
 
-def _list(recipe: Recipe, runs: list[Run], out: Path) -> None:
-    from .screen import screen, table
+@dataclass(frozen=True)
+class _Plan:
+    """What was asked for: own runs and joined entries, where, how, and the line that was typed."""
 
-    rows = [[run.label, run.seed, out / run.folder, run.config.method] for run in runs]
-    screen().print(table(f"{len(runs)} runs of {recipe.name}", ["method", "seed", "folder", "as"], rows, left=4))
+    recipe: Recipe
+    runs: Sequence[Run]
+    others: Sequence[dict[str, Any]]
+    out: Path
+    line: str
+    jobs: int
+    on: str
+    allowed: Sequence[str]
 
 
-def _train(runs: list[Run], out: Path, jobs: int, overwrite: bool) -> list[dict[str, Any]]:
-    """Train what is not finished; returns the failures."""
-    import shutil
+def _carry_out(plan: _Plan, findings: Sequence[dict[str, Any]], overwrite: bool, dry_run: bool) -> bool:
+    """Train and show; whether every run ended, and nothing unfair came to light."""
+    from .guards import say
+    from .runs import prepare, train_runs
+    from .screen import screen
 
-    from ..core.errors import OutputError, SparselandError
-    from ..files import probe
-    from ..train.journal import Journal
-    from ..train.processes import Processes
-    from .fleet import Fleet, Task
+    said: set[str] = set()
+    waiting = [] if dry_run else prepare(plan.runs, plan.out, on=plan.on, overwrite=overwrite)
+    say(findings, plan.allowed, said)  # when nothing else can stop it: an error stands alone
+    if dry_run:
+        return True
+    began = time.monotonic()
+    failed = train_runs(plan.runs, waiting, plan.out, jobs=plan.jobs, on=plan.on)
+    unfair = show(_finish(plan, failed, time.monotonic() - began), said)
+    screen().print(f"{plan.out / 'run.json'}\n{plan.out / 'report.html'}")
+    return not failed and not unfair
 
-    probe(out)
-    waiting: list[Task] = []
-    for run in runs:
-        folder = out / run.folder
-        config = run.config.replace(threads=1)
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
-        try:
-            if Journal(config, Processes(), folder).finished() is None:
-                waiting.append(Task(f"{run.label} seed {run.seed}", config.to_dict(), folder))
-        except SparselandError as error:
-            raise OutputError(f"{error}; give another --out, or --overwrite to train anew") from None
-    _supply(runs)
-    with _Progress(len(runs), len(runs) - len(waiting)) as progress:
-        if not waiting:
-            return []
-        log = out / "processes.log"
-        outcomes = Fleet(waiting, jobs, log, progress.started, progress.ended).train()
-    if not any(outcome.error for outcome in outcomes):
-        log.unlink(missing_ok=True)
-    errors = {outcome.task.name: outcome.error for outcome in outcomes if outcome.error}
-    return [
-        {"label": run.label, "seed": run.seed, "error": errors[name]}
-        for run in runs
-        if (name := f"{run.label} seed {run.seed}") in errors
+
+def _planned(recipe: Recipe, runs: Sequence[Run], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Own and joined runs as the guards take them before training: by their configurations."""
+    tuned_on = recipe.compare.tuned_on if recipe.compare is not None else None
+    own = [{"label": r.label, "seed": r.seed, "config": r.config.to_dict(), "tuned_on": tuned_on} for r in runs]
+    return own + [
+        {
+            "label": entry["label"],
+            "seed": entry["seed"],
+            "config": entry["result"]["config"],
+            "tuned_on": (entry["result"].get("selection") or {}).get("tuned_on"),
+        }
+        for entry in others
     ]
 
 
-def _supply(runs: list[Run]) -> None:
-    """Fail before the first run, once, if the data or the model is not there."""
-    from ..train.supply import build_model, load_data
+def _list(recipe: Recipe, runs: Sequence[Run], others: Sequence[dict[str, Any]], out: Path) -> None:
+    from .screen import screen, table
 
-    build_model(runs[0].config, load_data(runs[0].config))
-
-
-class _Progress:
-    """A bar on a terminal; one line per run everywhere else."""
-
-    def __init__(self, total: int, done: int) -> None:
-        from .screen import errors, screen
-
-        self.total, self.done = total, done
-        self.to, self.bar = screen(), None
-        self.began = time.monotonic()
-        if done:
-            self.to.print(f"{done} of {total} runs are finished already")
-        if errors().is_terminal and done < total:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self.bar = Progress(
-                TextColumn("runs"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.description}"), console=errors(), transient=True,
-            )  # fmt: skip
-            self.task = self.bar.add_task("", total=total, completed=done)
-            self.running: list[str] = []
-
-    def __enter__(self) -> _Progress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def started(self, task: Task) -> None:
-        """A run begins."""
-        if self.bar is not None:
-            self.running.append(task.name)
-            self.bar.update(self.task, description=", ".join(self.running))
-
-    def ended(self, outcome: Outcome) -> None:
-        """A run is over."""
-        from ..reports.record import read_json
-        from .worker import INTERRUPTED
-
-        self.done += 1
-        if outcome.error is None:
-            result = read_json(outcome.task.folder / "result.json")
-            test = result["test"]["accuracy"] if result["test"] else float("nan")
-            said = f"test {test:.2%}, {result['seconds']:.1f} s"
-        else:
-            said = " ".join(outcome.error.split())
-            said = said if said == INTERRUPTED else f"failed: {said}"
-        line = f"[{self.done}/{self.total}] {outcome.task.name}: {said}"
-        if self.bar is None:
-            self.to.print(line)
-            return
-        self.running.remove(outcome.task.name)
-        self.bar.update(self.task, completed=self.done, description=", ".join(self.running))
-        self.bar.console.print(line)
+    rows = [[run.label, run.seed, out / run.folder, run.config.method] for run in runs]
+    rows += [[e["label"], e["seed"], out / e["folder"], "joined: finished"] for e in others]
+    screen().print(table(f"{len(runs)} runs of {recipe.name}", ["method", "seed", "folder", "as"], rows, left=4))
 
 
-def _finish(
-    recipe: Recipe, runs: list[Run], out: Path, line: str, failed: list[dict[str, Any]], seconds: float, jobs: int
-) -> dict[str, Any]:
+def _finish(plan: _Plan, failed: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Write run.json and report.html; what stands in the former."""
     from ..core.errors import SparselandError
     from ..reports.record import read_json, read_record
     from .finish import entry, finish
 
+    recipe, out = plan.recipe, plan.out
     broken = {(item["label"], item["seed"]) for item in failed}
-    done = [
-        entry(run.label, run.seed, out / run.folder, out, read_json(out / run.folder / "result.json"))
-        for run in runs
-        if (run.label, run.seed) not in broken
-    ]
+    tuned_on = recipe.compare.tuned_on if recipe.compare is not None else None
+    done = []
+    for run in plan.runs:
+        if (run.label, run.seed) not in broken:
+            result = read_json(out / run.folder / "result.json")
+            if tuned_on is not None:
+                result["selection"] = {**(result.get("selection") or {}), "tuned_on": tuned_on}
+            done.append(entry(run.label, run.seed, out / run.folder, out, result))
     if not done:
         raise SparselandError(f"every run failed; the first: {failed[0]['label']}: {failed[0]['error']}")
-    finish("compare", line, recipe, done, out, seconds=seconds, failed=failed, jobs=jobs)
+    every = [*done, *plan.others]
+    finish(
+        "compare", plan.line, recipe, every, out, seconds=seconds, failed=failed, jobs=plan.jobs, allowed=plan.allowed
+    )
     return read_record(out / "run.json")
 
 
-def show(record: dict[str, Any]) -> None:
-    """Print a comparison's table, its budget, its warnings and its failures."""
+def show(record: dict[str, Any], said: set[str] | None = None) -> int:
+    """Print a comparison's tables, its budget, its warnings and its failures; returns how many findings refuse.
+
+    Parameters:
+        record: a ``run.json``.
+        said: warnings that need not be printed again.
+    """
     from ..reports.tables import budget_line, headline
+    from .guards import say
     from .screen import errors, screen, table
 
     columns, rows = headline(record["aggregate"])
     title = f"{record['recipe']['name']}: mean ± standard deviation over seeds, on the test split"
     screen().print(table(title, columns, rows, left=1))
     screen().print(budget_line(record))
-    for said in record["warnings"]:
-        errors().print(f"warning: {said}", style="yellow", soft_wrap=True)
+    _judged(record)
+    refused = say(record["review"]["findings"], record["allowed"], said if said is not None else set())
     for item in record["failed"]:
         errors().print(f"failed: {item['label']} seed {item['seed']}: {item['error']}", style="red", soft_wrap=True)
+    return refused
+
+
+def _judged(record: dict[str, Any]) -> None:
+    """Paired differences with their intervals, and who is on which Pareto front."""
+    from ..reports.judgement import pareto, signed
+    from .screen import screen, table
+
+    rows = []
+    for pair in record["review"]["paired"]:
+        middle, low, high = (None if pair[key] is None else signed(pair[key]) for key in ("difference", "low", "high"))
+        interval = "–" if low is None or high is None else f"{low} to {high}"
+        chance = "–" if pair.get("p_holm") is None else f"{pair['p_holm']:.2g}"
+        rows.append([f"{pair['a']} − {pair['b']}", pair["verdict"], middle or "–", interval, chance])
+    if rows:
+        screen().print()
+        title = "paired differences of test accuracy, seed by seed, in points"
+        screen().print(table(title, ["pair", "verdict", "difference", "95 % interval", "p (Holm)"], rows, left=2))
+    found = pareto(record["aggregate"], record["review"])
+    if found is not None:
+        cells = [[f"{c['text']} *" if c["front"] else c["text"] for c in row] for row in found["rows"]]
+        title = "accuracy and cost; * is on the Pareto front: no other is as accurate for less"
+        screen().print(table(title, found["columns"], cells, left=1))

@@ -30,13 +30,24 @@ def entry(label: str, seed: int, folder: Path, top: Path, result: Mapping[str, A
 
 def finish(
     kind: str, command: str, recipe: Recipe, runs: Sequence[Mapping[str, Any]], place: Path, *, seconds: float,
-    failed: Sequence[Mapping[str, Any]] = (), jobs: int = 1,
+    failed: Sequence[Mapping[str, Any]] = (), jobs: int = 1, allowed: Sequence[str] = (),
 ) -> tuple[Path, Path]:  # fmt: skip
-    """Write run.json and report.html into ``place``; returns their paths."""
+    """Write run.json and report.html into ``place``; returns their paths.
+
+    Joined runs may be of another model, or their weights may be gone: then the report has no pictures of them.
+    """
     from ..reports import exhibits, make_record, write_page, write_record
 
-    shown = exhibits(runs, place)
+    shown = exhibits([run for run in runs if _alike(run, runs[0], place)], place)
     record = make_record(
-        kind, command, recipe.to_dict(), runs, seconds=seconds, failed=failed, exhibits=shown, jobs=jobs
-    )
+        kind, command, recipe.to_dict(), runs, seconds=seconds, failed=failed, exhibits=shown, jobs=jobs,
+        allowed=allowed,
+    )  # fmt: skip
     return write_record(record, place / "run.json"), write_page(record, place / "report.html")
+
+
+def _alike(run: Mapping[str, Any], first: Mapping[str, Any], place: Path) -> bool:
+    """Whether its weights are there and fit the first run's model and data."""
+    keys = ("model", "model_options", "data", "data_options")
+    same = all(run["result"]["config"].get(key) == first["result"]["config"].get(key) for key in keys)
+    return same and (place / run["folder"] / "best.safetensors").is_file()

@@ -11,9 +11,11 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..deploy import Info
     from ..reports.layers import Layer
 
 COLUMNS = ["tensor", "shape", "zeros form", "kept", "of", "sparsity", "dense", "packed"]
+STORED = ["stored as", "in the file"]  # of packed files
 
 
 def add(app: typer.Typer) -> None:
@@ -34,6 +36,7 @@ def inspect(
     [bold]Examples[/bold]
 
         sparseland inspect runs/digits/best.safetensors
+        sparseland inspect small.safetensors             packed: also the form of each tensor
         sparseland inspect runs/digits
         sparseland inspect runs/demo                     a comparison: its table again
         sparseland inspect resnet-20 --shape 3x32x32
@@ -45,23 +48,25 @@ def inspect(
     title, state = _weights(what, path, shape, classes)
     from ..reports.layers import layers
 
-    rows = layers(state)
+    rows, info = layers(state), _packed(path)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in rows], indent=1))
+        typer.echo(json.dumps([_plain(row, info) for row in rows], indent=1))
     else:
-        _say(title, rows, state)
+        _say(title, rows, state, info)
 
 
 def _weights(what: str, path: Path, shape: str, classes: int) -> tuple[str, dict[str, Tensor]]:
     from ..core.errors import DataNotFound
     from .weights_file import read
 
-    if path.is_file():
+    if path.is_file() or (path.is_dir() and _packed(path)):
         return str(path), read(path)
     if path.is_dir():
         best = path / "best.safetensors"
         if not best.is_file():
-            raise DataNotFound(f"{path} holds neither best.safetensors nor run.json: no run of ours, or not finished")
+            raise DataNotFound(
+                f"{path} holds no best.safetensors, run.json or packed weights: no run of ours, or not finished"
+            )
         return _of_run(path), read(best)
     if path.suffix or ("/" in what and not what.startswith("hf:")):
         raise DataNotFound(f"no file or folder {what!r}")
@@ -70,6 +75,13 @@ def _weights(what: str, path: Path, shape: str, classes: int) -> tuple[str, dict
 
     in_shape, outputs = _shape(shape, classes)
     return f"{what} (freshly initialised)", zoo.build(what, in_shape=in_shape, classes=outputs, seed=0).state_dict()
+
+
+def _packed(path: Path) -> Info | None:
+    """What a packed file or folder says of its tensors; None for anything else."""
+    from .. import deploy
+
+    return deploy.describe(path) if path.exists() and deploy.is_packed(path) else None
 
 
 def _of_run(path: Path) -> str:
@@ -97,13 +109,17 @@ def _comparison(path: Path, as_json: bool) -> None:
         show(record)
 
 
-def _plain(row: Layer) -> dict[str, Any]:
+def _plain(row: Layer, info: Info | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(row), "sparsity": row.sparsity}
+    made = {**asdict(row), "sparsity": row.sparsity}
+    for one in info.tensors if info else ():
+        if one.name == row.name:
+            made |= {"form": one.form, "stored": one.stored}
+    return made
 
 
-def _say(title: str, rows: list[Layer], state: dict[str, Tensor]) -> None:
+def _say(title: str, rows: list[Layer], state: dict[str, Tensor], info: Info | None) -> None:
     from ..deploy import dense_bytes, packed_bytes
     from ..reports.numbers import scaled
     from .screen import screen, table
@@ -115,7 +131,11 @@ def _say(title: str, rows: list[Layer], state: dict[str, Tensor]) -> None:
         ]
         for row in rows
     ]  # fmt: skip
-    screen().print(table(title, COLUMNS, cells, left=3))
+    if info is not None:
+        stored = {one.name: [one.form, scaled(one.stored, "B")] for one in info.tensors}
+        cells = [[*cell, *stored[row.name]] for cell, row in zip(cells, rows, strict=True)]
+    screen().print(title, style="bold", soft_wrap=True)  # a table's title is wrapped to the table's width
+    screen().print(table("", [*COLUMNS, *(STORED if info else [])], cells, left=3))
     kept, total = sum(row.kept for row in rows), sum(row.total for row in rows)
     matrices = [row for row in rows if len(row.shape) >= 2]
     inside, of = sum(row.kept for row in matrices), sum(row.total for row in matrices)
@@ -124,6 +144,9 @@ def _say(title: str, rows: list[Layer], state: dict[str, Tensor]) -> None:
         f"matrices and kernels: {inside:,} of {of:,} ({1 - inside / max(of, 1):.4f} zeros)"
     )
     screen().print(f"bytes: {dense_bytes(state):,} dense, {packed_bytes(state):,} as a packed file")
+    if info is not None:
+        files = f"{len(info.files)} file{'s' if len(info.files) > 1 else ''}"
+        screen().print(f"packed, version {info.version} of the format: {info.bytes:,} bytes in {files}")
 
 
 def _plainly(row: Layer) -> str:

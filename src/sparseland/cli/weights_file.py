@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, unpacked if it is a packed one.
+    """The tensors of a safetensors file, unpacked if it is a packed one; of a folder, those of its packed shards.
 
     Raises:
         DataNotFound: no such file.
@@ -38,15 +38,11 @@ def fill(model: nn.Module, path: Path) -> None:
         SparselandError: they do not; nothing is changed then.
     """
     from .. import deploy, zoo
-    from ..core.errors import SparselandError
 
     if not deploy.is_packed(path):
         zoo.load_weights(model, path)
         return
-    try:
-        model.load_state_dict(deploy.load(path))
-    except RuntimeError as error:
-        raise SparselandError(f"{path.name} does not fit {type(model).__name__}: {error}") from None
+    deploy.load_into(model, path)
 
 
 def write(path: Path, state: Mapping[str, Tensor], packed: bool) -> None:

@@ -1,5 +1,32 @@
-"""Making it real: the packed checkpoint, a file that is as small as its zeros allow."""
+"""Making it real: the packed checkpoint, a file that is as small as its zeros allow, and the way back."""
 
-from .checkpoint import dense_bytes, is_packed, load, packed_bytes, save, tensor_bytes
+from .checkpoint import (
+    Info,
+    TensorInfo,
+    dense_bytes,
+    describe,
+    is_packed,
+    load,
+    load_into,
+    load_shards,
+    packed_bytes,
+    save,
+    tensor_bytes,
+)
+from .export import export_dense, export_packed
 
-__all__ = ["dense_bytes", "is_packed", "load", "packed_bytes", "save", "tensor_bytes"]
+__all__ = [
+    "Info",
+    "TensorInfo",
+    "dense_bytes",
+    "describe",
+    "export_dense",
+    "export_packed",
+    "is_packed",
+    "load",
+    "load_into",
+    "load_shards",
+    "packed_bytes",
+    "save",
+    "tensor_bytes",
+]

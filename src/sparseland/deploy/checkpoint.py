@@ -1,47 +1,54 @@
-"""The packed checkpoint: safetensors in which every tensor takes the smaller of two forms, dense or bitmask + values.
+"""The packed checkpoint: safetensors in which every tensor takes the smallest of several forms.
 
-A packed tensor ``w`` is stored as ``w.bitmask`` (one bit per entry in row-major order, lowest bit first, 1 = stored)
-and ``w.values`` (the stored entries, in order, in the tensor's own type): N/8 + itemsize · nnz bytes instead of
-itemsize · N. Zero means the bit pattern of +0, so that −0.0 and NaN payloads come back as they were. Tensors that
-share their memory (tied weights) are stored once. The file is data only; its metadata name the version of the format,
-how each tensor is stored, and a SHA-256 of everything.
+`sparseland.deploy.forms` lists the forms and the bytes each takes; the choice counts what the header needs as well.
+Zero means the bit pattern of +0, so that −0.0 and NaN payloads come back as they were. Tensors that share their memory
+(tied weights) are stored once.
+
+A file is data only. Its metadata name the format and its version, list every tensor with its form and the CRC-32 of
+its bytes, and seal the whole header with a SHA-256. A checkpoint in shards has an index that carries the
+shards' seals and is sealed as well. Saving holds one tensor in memory at a time, loading one tensor per thread; a save
+that is killed leaves the old checkpoint as it was.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import DataNotFound, OutputError, SparselandError
-from ..core.mask import pack_bits, unpack_bits
+from ..core.errors import DataNotFound, SparselandError, nearest
+from ..files import write_file
+from .container import NAME_OF, TYPES, Reader
+from .forms import layouts
+from .planning import FORMAT, Fetch, FilePlan, entries_of, plan, twins, words_of
+from .reading import PackedFile, Stored, each, write_into
+from .sharding import INDEX, SINGLE, Shard, byte_count, find, index_text, save_shards, shard_names
 
-FORMAT = "sparseland.packed"
-VERSION = 1
-# An integer type of the same width: comparing it with 0 asks for the bit pattern of +0.
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-
-def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) -> int:
+def save(
+    model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str], *, shard_bytes: int | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> int:  # fmt: skip
     """Write a model's state dict to ``path``, packed; nothing is left behind if that fails.
 
     Parameters:
         model: a module, or a mapping of names to tensors of any type that safetensors knows.
-        path: the file; an existing one is replaced, in one step.
+        path: the file, or with ``shard_bytes`` the folder; an existing checkpoint is replaced, in one step.
+        shard_bytes: the most that a file may take, as in ``"2GB"``; a bigger tensor gets a file of its own.
+        dtype: store floating-point tensors in this type.
 
     Returns:
-        The size of the file in bytes.
+        The size of the file, or of all files, in bytes.
 
     Raises:
         SparselandError: an entry that is not a tensor, or of a type that safetensors does not know.
-        OutputError: the file cannot be written.
+        OutputError: a file cannot be written.
 
     >>> import tempfile
     >>> weight = torch.zeros(100, 100)
@@ -52,214 +59,263 @@ def save(model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str]) 
     >>> same, small < dense_bytes({"w": weight}) / 10
     (True, True)
     """
-    data = _encode(_entries(model))
-    _write(Path(path).expanduser(), data)
-    return len(data)
+    entries, fetch, files = _planned(model, shard_bytes, dtype)
+    place = Path(path).expanduser()
+    if shard_bytes is not None:
+        return save_shards(place, files, fetch, list(entries))
+    write_file(place, lambda file: files[0].write(file, fetch))
+    return files[0].size()
+
+
+def packed_bytes(
+    model: nn.Module | Mapping[str, Tensor], *, shard_bytes: int | str | None = None, dtype: torch.dtype | None = None
+) -> int:
+    """The size in bytes of what `save` would write, exactly.
+
+    >>> packed_bytes({"w": torch.zeros(1000)}) < dense_bytes({"w": torch.zeros(1000)}) == 4000
+    True
+    """
+    entries, _, files = _planned(model, shard_bytes, dtype)
+    if shard_bytes is None:
+        return files[0].size()
+    blank = ["0" * 64] * len(files)
+    index = index_text(files, shard_names(len(files)), blank, entries)
+    return sum(file.size() for file in files) + len(index)
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """Bytes of data of a tensor's smallest form, without what the header says of it.
+
+    >>> tensor_bytes(torch.eye(8)), tensor_bytes(torch.ones(8, 8))
+    (35, 256)
+    """
+    if tensor.dtype not in NAME_OF:
+        return tensor.numel() * tensor.element_size()
+    return min(one.nbytes for one in layouts(words_of(tensor), tuple(tensor.shape), NAME_OF[tensor.dtype]))
+
+
+def dense_bytes(model: nn.Module | Mapping[str, Tensor]) -> int:
+    """Σ itemsize · N over the tensors of a state dict, tied ones counted once.
+
+    >>> weight = torch.ones(3, 4)
+    >>> dense_bytes({"a": weight, "tied": weight})
+    48
+    """
+    entries = entries_of(model)
+    own = [name for name, of in twins(entries).items() if of == name]
+    return sum(entries[name].numel() * entries[name].element_size() for name in own)
+
+
+def _planned(
+    model: nn.Module | Mapping[str, Tensor], shard_bytes: int | str | None, dtype: torch.dtype | None
+) -> tuple[dict[str, Tensor], Fetch, list[FilePlan]]:
+    entries = entries_of(model)
+    if dtype is not None and not dtype.is_floating_point:
+        raise SparselandError(f"dtype={dtype}: floating-point tensors are stored in a floating-point type")
+
+    def fetch(name: str) -> Tensor:
+        tensor = entries[name]
+        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+    most = None if shard_bytes is None else byte_count(shard_bytes)
+    return entries, fetch, plan(entries, fetch, twins(entries), most)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a packed file back into the state dict it was made from, bit by bit.
+    """Read a packed file, or a folder of shards, back into the state dict it was made from, bit by bit.
 
     Tied tensors come back as one tensor under their names.
 
     Raises:
-        DataNotFound: no such file.
+        DataNotFound: no such file, or a shard is missing.
         SparselandError: damaged, cut short, of a later version, or not a packed file.
     """
-    from safetensors import SafetensorError, safe_open
+    shards, order = find(path)
+    state: dict[str, Tensor] = {}
+    for shard in shards:
+        with opened(shard) as file:
+            state |= file.state()
+    return {name: state[name] for name in order} if order else state
 
-    place = _existing(path)
-    try:
-        with safe_open(place, framework="pt") as file:
-            metadata = file.metadata() or {}
-            index = _index(place, metadata)
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise SparselandError(f"{place} is damaged, cut short or no safetensors file: {error}") from error
-    if _checksum(stored, metadata["tensors"]) != metadata.get("sha256"):
-        raise SparselandError(f"{place} is damaged: its SHA-256 is not the one that was written with it")
-    try:
-        return _restore(index, stored)
-    except (KeyError, TypeError, RuntimeError, IndexError, SparselandError) as error:
-        raise SparselandError(f"{place} contradicts itself: {type(error).__name__}: {error}") from error
+
+def load_shards(path: str | os.PathLike[str]) -> Iterator[dict[str, Tensor]]:
+    """The state dict in pieces: one dict per shard, read when it is asked for.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     _ = save({"a": torch.ones(1000), "b": torch.ones(1000)}, place, shard_bytes=5000)
+    ...     [list(piece) for piece in load_shards(place)]
+    [['a'], ['b']]
+    """
+    for shard in find(path)[0]:
+        with opened(shard) as file:
+            yield file.state()
+
+
+def load_into(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True) -> nn.Module:
+    """Fill a model from a packed checkpoint, in place, with at most one packed shard in memory beside it.
+
+    Everything is checked before the model is touched: names and shapes from the headers, then the sums and the content
+    of every tensor. Types may differ; values are converted as ``Tensor.copy_`` does.
+
+    Parameters:
+        strict: the names must be exactly the model's; else those that both have are loaded.
+
+    Raises:
+        DataNotFound, SparselandError: as in `load`, or the checkpoint does not fit; the model is as it was.
+
+    >>> import tempfile
+    >>> one, two = nn.Linear(4, 4), nn.Linear(4, 4)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     _ = save(one, f"{place}/packed.safetensors")
+    ...     torch.equal(load_into(two, f"{place}/packed.safetensors").weight, one.weight)
+    True
+    """
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    shards, _ = find(path)
+    with ExitStack() as stack:
+        files = [stack.enter_context(opened(shard)) for shard in shards]
+        here = {name: file.tensors[of] for file in files for name, of in file.listed.items()}
+        _fit(own, here, strict, f"{path} does not fit {type(model).__name__}")
+        jobs = [
+            (file, one, names) for file in files for one in file.tensors.values() if (names := _wanted(file, one, own))
+        ]
+        kept = each(lambda job: job[0].parts(job[1]) if len(files) == 1 else _checked(*job[:2]), jobs)
+
+        def write(job: tuple[tuple[PackedFile, Stored, list[Tensor]], Sequence[Any]]) -> None:
+            (file, stored, targets), parts = job
+            words = list(parts) or file.parts(stored)
+            for target in targets:
+                write_into(target, stored, words, lambda: file.tensor(stored, words))
+
+        each(write, zip(jobs, kept, strict=True))
+    return model
+
+
+def _wanted(file: PackedFile, stored: Stored, own: Mapping[str, Tensor]) -> list[Tensor]:
+    """The model's tensors that one stored tensor fills, each piece of memory once."""
+    named = {name: own[name] for name, of in file.listed.items() if of == stored.name and name in own}
+    return [tensor for name, tensor in named.items() if twins(named)[name] == name]
+
+
+def _checked(file: PackedFile, stored: Stored) -> Sequence[Any]:
+    file.parts(stored)
+    return ()
+
+
+def _fit(own: Mapping[str, Tensor], here: Mapping[str, Stored], strict: bool, says: str) -> None:
+    both = [name for name in own if name in here]
+    wrong = [name for name in both if tuple(own[name].shape) != here[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise SparselandError(
+            f"{says}: {name!r} is {tuple(own[name].shape)} in the model, {here[name].shape} in the file"
+        )
+    missing, extra = [name for name in own if name not in here], [name for name in here if name not in own]
+    if strict and missing:
+        raise SparselandError(f"{says}: the file lacks {_some(missing)}; {nearest(missing[0], here)}")
+    if strict and extra:
+        raise SparselandError(f"{says}: the model has no {_some(extra)}; {nearest(extra[0], own)}")
+    if not both:
+        raise SparselandError(f"{says}: they have no name in common")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def opened(shard: Shard) -> PackedFile:
+    """Open a shard and compare it with what its index says.
+
+    Raises:
+        SparselandError: it is damaged, or another file.
+    """
+    file = PackedFile(shard.place)
+    about = (file.size, file.seal, set(file.listed))
+    if shard.seal is not None and about != (shard.size, shard.seal, set(shard.names)):
+        file.__exit__()
+        raise SparselandError(
+            f"{shard.place} is not the shard that its index speaks of: damaged, swapped or of another save"
+        )
+    return file
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether a safetensors file is a packed one (of any version).
+    """Whether a safetensors file is a packed one (of any version), or a folder or an index is that of packed shards.
 
     Raises:
         DataNotFound: no such file.
         SparselandError: not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    place = _existing(path)
-    try:
-        with safe_open(place, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError) as error:
-        raise SparselandError(f"{place} is damaged, cut short or no safetensors file: {error}") from error
-
-
-def packed_bytes(model: nn.Module | Mapping[str, Tensor]) -> int:
-    """The size in bytes of the file that `save` would write, exactly.
-
-    >>> packed_bytes({"w": torch.zeros(1000)}) < dense_bytes({"w": torch.zeros(1000)}) == 4000
-    True
-    """
-    return len(_encode(_entries(model)))
-
-
-def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's smaller form, without its entry in the file's header: min(itemsize N, itemsize nnz + N / 8).
-
-    >>> tensor_bytes(torch.eye(8)), tensor_bytes(torch.ones(8, 8))
-    (40, 256)
-    """
-    plain = tensor.detach().cpu().contiguous()
-    packed = sum(part.numel() * part.element_size() for part in _pack(plain).values())
-    return min(plain.numel() * plain.element_size(), packed)
-
-
-def dense_bytes(model: nn.Module | Mapping[str, Tensor]) -> int:
-    """Σ itemsize · N over the tensors of a state dict, tied ones counted once."""
-    entries = _entries(model)
-    return sum(t.numel() * t.element_size() for name, t in entries.items() if _twins(entries)[name] == name)
-
-
-def _entries(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = model.state_dict() if isinstance(model, nn.Module) else model
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise SparselandError(f"a checkpoint holds tensors by name; entry {name!r} is {type(value).__name__}")
-        if value.layout != torch.strided:
-            raise SparselandError(f"{name!r} has layout {value.layout}; give it as a dense tensor with zeros")
-    return {name: value.detach() for name, value in state.items()}
-
-
-def _twins(entries: Mapping[str, Tensor]) -> dict[str, str]:
-    """The first name under which each tensor's very memory appears."""
-    first: dict[tuple[Any, ...], str] = {}
-    return {
-        name: first.setdefault((t.data_ptr(), t.device, t.dtype, t.shape, t.stride()), name) if t.numel() else name
-        for name, t in entries.items()
-    }
-
-
-def _encode(entries: Mapping[str, Tensor]) -> bytes:
-    from safetensors.torch import save as to_bytes
-
-    stored: dict[str, Tensor] = {}
-    index: dict[str, dict[str, Any]] = {}
-    twins = _twins(entries)
-    for name, tensor in entries.items():
-        if twins[name] != name:
-            index[name] = {"same as": twins[name]}
-            continue
-        plain = tensor.cpu().contiguous()
-        packed = _pack(plain)
-        taken = f"{name}.bitmask" in entries or f"{name}.values" in entries
-        if taken or _cost(name, {"": plain}) <= _cost(name, packed):
-            index[name] = {}
-            stored[name] = plain.clone()  # a clone, because safetensors refuses tensors that share memory
-        else:
-            index[name] = {"shape": list(plain.shape)}
-            stored |= {name + key: part for key, part in packed.items()}
-    text = json.dumps(index, separators=(",", ":"))
-    metadata = {"format": FORMAT, "version": str(VERSION), "tensors": text, "sha256": _checksum(stored, text)}
-    try:
-        data: bytes = to_bytes(stored, metadata)
-    except (KeyError, ValueError) as error:
-        types = ", ".join(sorted({str(t.dtype) for t in entries.values()}))
-        raise SparselandError(f"safetensors cannot hold one of the types {types}: {error}") from error
-    return data
-
-
-def _cost(name: str, parts: Mapping[str, Tensor]) -> int:
-    """Bytes in the file: the data, and about what the header says of them."""
-    header = sum(len(name) + len(key) + 60 for key in parts)
-    return header + sum(part.numel() * part.element_size() for part in parts.values())
-
-
-def _pack(tensor: Tensor) -> dict[str, Tensor]:
-    flat = tensor.reshape(-1)
-    alive = flat.view(_BITS[flat.element_size()]) != 0 if flat.element_size() in _BITS else torch.ones_like(flat) != 0
-    return {".bitmask": pack_bits(alive), ".values": flat[alive]}
-
-
-def _restore(index: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for name, entry in index.items():
-        if "same as" in entry:
-            state[name] = state[entry["same as"]]
-        elif "shape" in entry:
-            state[name] = _unpack(stored[f"{name}.bitmask"], stored[f"{name}.values"], entry["shape"], name)
-        else:
-            state[name] = stored[name]
-    return state
-
-
-def _unpack(bits: Tensor, values: Tensor, shape: list[int], name: str) -> Tensor:
-    alive = unpack_bits(bits, shape, name)
-    if int(alive.sum()) != values.numel():
-        raise SparselandError(f"{name!r} has {int(alive.sum())} bits set for {values.numel()} values")
-    flat = torch.zeros(alive.numel(), dtype=values.dtype)
-    flat[alive.view(-1)] = values
-    return flat.view(shape)
-
-
-def _index(place: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    if metadata.get("format") != FORMAT:
-        raise SparselandError(f"{place} is a plain safetensors file, not a packed one; read it with safetensors")
-    version = metadata.get("version", "")
-    if version != str(VERSION):
-        raise SparselandError(
-            f"{place} has version {version!r} of the format {FORMAT}; this library reads version {VERSION}: update it"
-        )
-    try:
-        index: dict[str, dict[str, Any]] = json.loads(metadata["tensors"])
-    except (KeyError, ValueError) as error:
-        raise SparselandError(f"{place} is damaged: its list of tensors cannot be read ({error})") from error
-    return index
-
-
-def _checksum(stored: Mapping[str, Tensor], index: str) -> str:
-    sha = hashlib.sha256(index.encode())
-    for key in sorted(stored):
-        tensor = stored[key]
-        sha.update(f"{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        if tensor.numel():
-            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def _write(place: Path, data: bytes) -> None:
-    """All of it under a temporary name, then renamed."""
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
-        os.replace(temporary, place)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _existing(path: str | os.PathLike[str]) -> Path:
     place = Path(path).expanduser()
+    if place.is_dir():
+        return (place / INDEX).is_file() or (place / SINGLE).is_file()
     if not place.is_file():
         raise DataNotFound(f"no file {place}")
-    return place
+    if place.suffix == ".json":
+        return place.name == INDEX
+    with Reader(place) as reader:
+        return reader.header.metadata.get("format") == FORMAT
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a packed checkpoint: its form, and its bytes in memory and on disk (0 for the tied)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    form: str
+    dense: int
+    stored: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Info:
+    """A packed checkpoint without its values: format version, files, and its tensors in order."""
+
+    version: int
+    files: tuple[str, ...]
+    bytes: int
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def dense(self) -> int:
+        """Bytes of the tensors in memory, tied ones once."""
+        return sum(one.dense for one in self.tensors if one.form != "tied")
+
+
+def describe(path: str | os.PathLike[str]) -> Info:
+    """What a packed checkpoint holds, read from its headers alone.
+
+    Raises:
+        DataNotFound, SparselandError: as in `load`; the values themselves are not checked.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     _ = save({"w": torch.eye(64)}, f"{place}/packed.safetensors")
+    ...     [(one.name, one.form, one.dense, one.stored) for one in describe(f"{place}/packed.safetensors").tensors]
+    [('w', 'csr', 16384, 320)]
+    """
+    shards, order = find(path)
+    found: dict[str, TensorInfo] = {}
+    version, total = 0, 0
+    for shard in shards:
+        with opened(shard) as file:
+            version, total = file.version, total + file.size
+            for name, of in file.listed.items():
+                one = file.tensors[of]
+                form = "tied" if of != name else _form(one)
+                stored = 0 if of != name else one.layout.nbytes
+                kind = str(TYPES[one.dtype]).removeprefix("torch.")
+                found[name] = TensorInfo(name, kind, one.shape, form, one.dense, stored, shard.place.name)
+    if order:
+        place = Path(path).expanduser()
+        total += (place / INDEX if place.is_dir() else place).stat().st_size
+    return Info(version, tuple(s.place.name for s in shards), total, tuple(found[n] for n in (order or found)))
+
+
+def _form(stored: Stored) -> str:
+    fields = stored.layout.fields
+    return f"nm {fields['keep']}:{fields['of']}" if stored.layout.form == "nm" else stored.layout.form

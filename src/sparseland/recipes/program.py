@@ -60,10 +60,27 @@ def python_program(recipe: Recipe) -> str:
     if recipe.compare is None:
         return ONE.format(**known)
     methods: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for run in recipe.runs():
         methods.setdefault(run.label, run.config.method)
-    listed = "".join(f"    {_literal(label)}: {_literal(method)},\n" for label, method in methods.items())
-    return MANY.format(methods=f"{{\n{listed}}}", seeds=recipe.compare.seeds, **known)
+        other = _changes(run.config, recipe.config)
+        own.update({run.label: other} if other else {})
+    program = MANY.format(methods=_mapping(methods), seeds=recipe.compare.seeds, **known)
+    if own:  # training fields of single methods
+        program = program.replace("seeds = (", f"own = {_mapping(own)}\nseeds = (", 1)
+        program = program.replace("seed=seed)", "seed=seed, **own.get(label, {}))", 1)
+    return program
+
+
+def _changes(config: Any, base: Any) -> dict[str, Any]:
+    """The fields in which a run differs from the recipe, its method and seed aside."""
+    names = [field.name for field in dataclasses.fields(config) if field.name not in ("method", "seed")]
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(base, name)}
+
+
+def _mapping(values: dict[str, Any]) -> str:
+    """A dict literal, one entry a line."""
+    return "{\n" + "".join(f"    {_literal(key)}: {_literal(value)},\n" for key, value in values.items()) + "}"
 
 
 def _arguments(values: dict[str, Any]) -> str:

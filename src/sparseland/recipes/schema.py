@@ -6,9 +6,10 @@ A recipe's keys are those of `TrainConfig` (one vocabulary in Python, dict and Y
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator
 
@@ -18,6 +19,13 @@ from .program import python_program
 from .yaml_text import read_yaml, write_yaml
 
 OWN_KEYS = ("name", "description", "compare")
+METHOD_KEYS = ("label", "train")  # of a compared method, beside its hyperparameters
+# What every run of a comparison shares: the task, what is measured on it, and what changes nothing in the result.
+SHARED = (
+    *("model", "model_options", "data", "data_options", "folder", "limit", "validation", "method", "seed"),
+    *("threads", "trackers", "checkpoint_every"),
+)
+OWN_TRAINING = tuple(f.name for f in dataclasses.fields(TrainConfig) if f.name not in SHARED)
 _KINDS = {"int": "integer", "float": "number", "dict": "mapping", "tuple": "list", "string": "text", "model": "mapping"}
 
 
@@ -26,9 +34,13 @@ class Compare(BaseModel):
 
     Parameters:
         methods: mappings such as ``{"name": "rigl", "sparsity": 0.9}``, or bare names; ``label`` names one in tables
-            (default: its name, with what tells it from others of that name).
+            (default: its name, with what tells it from others of that name); ``train`` are fields of `TrainConfig` that
+            are its own, as ``{"lr": 0.05}`` (those of `OWN_TRAINING`; a budget of its own makes a comparison that
+            ``sparseland compare`` refuses unless told otherwise).
         seeds: integers, each given once.
         sparsity: for the methods that have such a hyperparameter and do not state it.
+        tuned_on: the split on which hyperparameters were chosen, said by who writes the recipe; None: not tuned, or not
+            said. ``sparseland compare`` refuses "test".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -36,6 +48,7 @@ class Compare(BaseModel):
     methods: tuple[dict[str, Any], ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     sparsity: float | None = None
+    tuned_on: Literal["validation", "test"] | None = None
 
     @field_validator("methods", "seeds")
     @classmethod
@@ -130,10 +143,17 @@ class Recipe(BaseModel):
             for label in labels:
                 if labels.count(label) > 1:
                     raise RecipeError(f"compare.methods: two are labelled {label!r}; give each its own 'label'")
+            folders = [Run(label, 0, self.config).folder.casefold() for label in labels]
+            for label, folder in zip(labels, folders, strict=True):
+                if folders.count(folder) > 1:
+                    raise RecipeError(
+                        f"compare.methods: {label!r} and another label would share the folder "
+                        f"{folder.partition('/')[0]!r}; give one its own 'label'"
+                    )
             for i, method in enumerate(self.compare.methods):
                 path = f"compare.methods.{i}"
                 try:
-                    config = dataclasses.replace(self.config, method=self._filled(method))
+                    config = self._configured(method)
                 except SparselandError as error:
                     raise type(error)(f"{path}: {error}") from None
                 check_method(config, path)
@@ -143,10 +163,11 @@ class Recipe(BaseModel):
         """Plain data that `from_dict` turns back into an equal recipe; every field is written."""
         out: dict[str, Any] = {"name": self.name, "description": self.description, **self.config.to_dict()}
         if self.compare is not None:
+            optional = {"sparsity": self.compare.sparsity, "tuned_on": self.compare.tuned_on}
             out["compare"] = {
-                "methods": [dict(method) for method in self.compare.methods],
+                "methods": copy.deepcopy(list(self.compare.methods)),
                 "seeds": list(self.compare.seeds),
-                **({} if self.compare.sparsity is None else {"sparsity": self.compare.sparsity}),
+                **{key: value for key, value in optional.items() if value is not None},
             }
         return out
 
@@ -170,7 +191,7 @@ class Recipe(BaseModel):
 
     def labels(self) -> list[str]:
         """One name for each compared method, in order."""
-        methods = self.compare.methods if self.compare is not None else ()
+        methods = [_flat(method) for method in self.compare.methods] if self.compare is not None else []
         names = [str(method.get("name", "method")) for method in methods]
         labels = []
         for method, name in zip(methods, names, strict=True):
@@ -190,14 +211,25 @@ class Recipe(BaseModel):
                 f"recipe {self.name!r} has no 'compare' section: give one with methods and seeds, or train it instead"
             )
         return [
-            Run(label, seed, dataclasses.replace(self.config, method=self._filled(method), seed=seed))
+            Run(label, seed, dataclasses.replace(self._configured(method), seed=seed))
             for label, method in zip(self.labels(), self.compare.methods, strict=True)
             for seed in self.compare.seeds
         ]
 
+    def _configured(self, method: Mapping[str, Any]) -> TrainConfig:
+        """The run of a method of the comparison: the recipe's, with what is the method's own."""
+        own = method.get("train") or {}
+        if not isinstance(own, Mapping):
+            raise RecipeError(f"train is {own!r}, which is no mapping of fields, as {{lr: 0.05}}")
+        for key in own:
+            if key in SHARED:
+                raise RecipeError(f"train.{key} is the same for all runs of a comparison: set it at the top")
+        _refuse_unknown(own, OWN_TRAINING, "train")
+        return self.config.replace(method=self._filled(method), **own)
+
     def _filled(self, method: Mapping[str, Any]) -> dict[str, Any]:
-        """A method of the comparison without its label, and with the common sparsity where it states none."""
-        out = {key: value for key, value in method.items() if key != "label"}
+        """A method of the comparison as hyperparameters, with the common sparsity where it states none."""
+        out = {key: value for key, value in method.items() if key not in METHOD_KEYS}
         common = self.compare.sparsity if self.compare is not None else None
         if common is not None and "sparsity" not in out and "sparsity" in hyperparameters(out.get("name")):
             out["sparsity"] = common
@@ -225,6 +257,12 @@ def check_method(config: TrainConfig, path: str) -> None:
         compose(config.method)
     except SparselandError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _flat(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A compared method with its own training fields beside its hyperparameters, for telling it from others."""
+    own = method.get("train")
+    return {k: v for k, v in method.items() if k != "train"} | (dict(own) if isinstance(own, Mapping) else {})
 
 
 def _short(value: Any) -> str:
@@ -259,6 +297,8 @@ def _in_words(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where} is missing"
     given = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+    if first["type"] == "literal_error":
+        return f"{where} is {given!r}; possible: {first['ctx']['expected']}"
     if first["type"] == "value_error":
         return f"{where} is {given!r}: {first['msg'].removeprefix('Value error, ')}"
     return f"{where} is {given!r}, which is no {_KINDS.get(first['type'].split('_')[0], first['type'])}"

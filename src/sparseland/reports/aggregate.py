@@ -1,16 +1,13 @@
-"""From single runs to one row per method: means, spreads, and what a reader must be warned of."""
+"""From single runs to one row per method: means and spreads. What a reader must be warned of is the advisor's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from .numbers import spread
 
 Run = Mapping[str, Any]
-FEW = 3  # fewer seeds than this say nothing about a spread
-BASELINES = ("dense", "random")
 
 
 def aggregate(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -23,7 +20,8 @@ def aggregate(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Returns:
         Rows {"label", "name", "method" (words), "seeds", "accuracy", "validation", "worst_class", "nonzeros", "kept",
         "total", "sparsity", "training_flops", "inference_flops", "bytes", "dense_bytes", "steps", "epochs",
-        "explored", "seconds"}; every measured entry is {"mean", "std" (None for one seed), "values"}.
+        "explored", "seconds", "dead_units", "peak_bytes"}; every measured entry is {"mean", "std" (None for one seed),
+        "values"}.
 
     >>> result = {"method": {"name": "dense"}, "test": {"accuracy": 0.5}}
     >>> row = aggregate([{"label": "dense", "seed": s, "result": result} for s in (0, 1)])[0]
@@ -57,7 +55,8 @@ def _measured(runs: Sequence[Run]) -> dict[str, list[Any]]:
         "training_flops": ("flops", "training"), "training_dense_flops": ("flops", "training_dense"),
         "inference_flops": ("flops", "inference"), "inference_dense_flops": ("flops", "inference_dense"),
         "dense_bytes": ("bytes", "dense"), "steps": ("steps",), "epochs": ("epochs",),
-        "explored": ("explored",), "seconds": ("seconds",),
+        "explored": ("explored",), "seconds": ("seconds",), "dead_units": ("dead_units",),
+        "peak_bytes": ("memory", "peak_bytes"),
     }  # fmt: skip
     out = {key: [lookup(result, *path) for result in results] for key, path in paths.items()}
     out["bytes"] = [run.get("packed", lookup(run["result"], "bytes", "packed")) for run in runs]
@@ -102,39 +101,3 @@ def budget(runs: Sequence[Run]) -> dict[str, Any]:
     steps = sorted({run["result"]["steps"] for run in runs})
     same = all(all(config.get(key) == shared[key] for key in keys) for config in configs)
     return {**shared, "steps": steps, "equal": same and len(steps) <= 1}
-
-
-def warnings(rows: Sequence[Mapping[str, Any]], spent: Mapping[str, Any]) -> list[str]:
-    """What keeps a comparison from saying what it seems to say; [] if nothing does.
-
-    >>> warnings([{"label": "rigl", "name": "rigl", "seeds": [0]}], {"equal": True})[0]
-    "no 'dense' baseline: nobody can tell what the sparsity costs"
-    """
-    said = []
-    names = {row["name"] for row in rows}
-    if "dense" not in names:
-        said.append("no 'dense' baseline: nobody can tell what the sparsity costs")
-    if "random" not in names:
-        said.append("no 'random' baseline: nobody can tell whether the choice of weights matters")
-    few = [row["label"] for row in rows if len(row["seeds"]) < FEW]
-    if few:
-        said.append(f"fewer than {FEW} seeds ({', '.join(few)}): differences may be luck")
-    if not spent.get("equal", True):
-        longer = ", ".join(f"{row['label']} {round(row['steps']['mean']):,}" for row in rows if "steps" in row)
-        said.append(f"the training budgets differ (optimizer steps: {longer})")
-    sparse = {round(row["sparsity"]["mean"], 4) for row in rows if row["name"] != "dense" and "sparsity" in row}
-    if len(sparse) > 1:
-        said.append(f"the sparsities differ: {', '.join(f'{value:g}' for value in sorted(sparse))}")
-    return [*said, *_undecided(rows)]
-
-
-def _undecided(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sparse methods whose best and worst are closer than their spreads."""
-    sparse = [row for row in rows if row["name"] != "dense" and row.get("accuracy", {}).get("std") is not None]
-    if len(sparse) < 2:
-        return []
-    middles = [row["accuracy"]["mean"] for row in sparse]
-    noise = mean(row["accuracy"]["std"] for row in sparse)
-    if max(middles) - min(middles) <= noise:
-        return ["the sparse methods differ by less than the spread over seeds: this task cannot tell them apart"]
-    return []

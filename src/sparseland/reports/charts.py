@@ -1,71 +1,19 @@
-"""The figures of a report, as SVG text that takes its colours from the page (light or dark) and its names from it too.
-
-Colours are drawn as placeholders and then turned into CSS variables: method i is ``var(--m<i>)``, text is
-``currentColor``, faint lines are ``var(--line)``.
-"""
+"""The figures of a report, as SVG text. Figures that there is nothing to draw for are empty."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, pstdev
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
-from .numbers import ratio, scaled
+from .svg import FAINT, MARKERS, SIZE, TEXT, color, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 Run = Mapping[str, Any]
-TEXT, FAINT = "#010203", "#040506"
-SIZE = (4.4, 3.0)  # inches; about the width of a phone, so that the text keeps its size
 MANY_LAYERS = 6
-MARKERS = "osD^vPX*<>"
-
-
-def color(i: int) -> str:
-    """The placeholder of method ``i``."""
-    return f"#a0b0{i:02x}"
-
-
-def figure(title: str, draw: Callable[[Axes], object], size: tuple[float, float] = SIZE, salt: str = "") -> str:
-    """Draw on a pair of axes and return ``<svg>`` with ``title`` as its accessible name."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "sparseland", "font.size": 9, "axes.edgecolor": FAINT,
-        "axes.labelcolor": TEXT, "text.color": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
-        "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8, "errorbar.capsize": 3,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        made = Figure(figsize=size, layout="constrained")
-        draw(made.add_subplot())
-        buffer = io.StringIO()
-        made.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_the_page(buffer.getvalue(), title, salt or re.sub(r"\W+", "-", title.lower()))
-
-
-def _for_the_page(svg: str, title: str, salt: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg
-    )
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', svg)  # several figures share a page
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{salt}-\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{salt}-\1"', svg)
-    svg = re.sub(r"#a0b0([0-9a-f]{2})", lambda found: f"var(--m{int(found[1], 16)})", svg)
-    svg = svg.replace(TEXT, "currentColor").replace(FAINT, "var(--line)")
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the family is the page's
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
-    return re.sub(r"\s*\n\s*", " ", svg).strip()
 
 
 def accuracy_against_sparsity(rows: Sequence[Row]) -> str:
@@ -77,39 +25,65 @@ def accuracy_against_sparsity(rows: Sequence[Row]) -> str:
         for i, row in enumerate(rows):
             if row["name"] == "dense":
                 _band(ax, row, i)
-        sparse = [(i, row) for i, row in enumerate(rows) if row["name"] != "dense"]
+        sparse = [(i, row) for i, row in enumerate(rows) if row["name"] != "dense" and "sparsity" in row]
+        values = sorted({round(100 * row["sparsity"]["mean"], 2) for _, row in sparse})
+        wide = (values[-1] - values[0] + 6) if values else 6.0
         for place, (i, row) in enumerate(sparse):
-            shift = 0.45 * (place - (len(sparse) - 1) / 2)  # points of equal sparsity stand side by side
+            shift = 0.07 * wide * (place - (len(sparse) - 1) / 2) * min(1, 8 / len(sparse))  # equal ones side by side
             _point(ax, 100 * row["sparsity"]["mean"] + shift, row, i)
         for name in dict.fromkeys(row["name"] for _, row in sparse):
             mine = sorted(
                 (100 * r["sparsity"]["mean"], 100 * r["accuracy"]["mean"]) for _, r in sparse if r["name"] == name
             )
-            if len(mine) > 1:
+            if len({x for x, _ in mine}) > 1:
                 ax.plot(*zip(*mine, strict=True), color=FAINT, linewidth=1, zorder=1)
-        values = sorted({round(100 * row["sparsity"]["mean"], 2) for _, row in sparse})
         if len(values) <= 3:
             ax.set_xticks(values)
-        if values and values[-1] - values[0] < 4:
-            ax.set_xlim(values[0] - 3, values[-1] + 3)
+        if values:
+            ax.set_xlim(values[0] - 0.55 * wide, values[-1] + 0.55 * wide)
         ax.set(xlabel="sparsity (%)", ylabel="test accuracy (%)")
 
     return figure("Test accuracy against sparsity", draw)
 
 
-def accuracy_against_flops(rows: Sequence[Row]) -> str:
-    """Test accuracy over training FLOPs, as a share of dense training."""
-    usable = [(i, row) for i, row in enumerate(rows) if "training_flops" in row and "accuracy" in row]
-    if len(usable) < 2:
+COSTS = {
+    "training_flops": ("training_dense_flops", "training FLOPs"),
+    "inference_flops": ("inference_dense_flops", "inference FLOPs"),
+    "bytes": ("dense_bytes", "bytes of the file"),
+}
+
+
+def accuracy_against(rows: Sequence[Row], cost: str, front: Sequence[str] = ()) -> str:
+    """Test accuracy over a cost, as a share of the dense net's.
+
+    Parameters:
+        cost: a key of `COSTS`. front: labels of the rows to which no other is preferable; a line joins them.
+    """
+    reference, name = COSTS[cost]
+    usable = [(i, row) for i, row in enumerate(rows) if cost in row and reference in row and "accuracy" in row]
+    if len(usable) < 2 or not all(row[reference]["mean"] for _, row in usable):
         return ""
+    share = {row["label"]: row[cost]["mean"] / row[reference]["mean"] for _, row in usable}
 
     def draw(ax: Axes) -> None:
+        best = sorted(
+            (share[row["label"]], 100 * row["accuracy"]["mean"]) for _, row in usable if row["label"] in front
+        )
         for i, row in usable:
-            reference = row.get("training_dense_flops", row["training_flops"])["mean"]
-            _point(ax, row["training_flops"]["mean"] / reference, row, i)
-        ax.set(xlabel="training FLOPs (dense = 1)", ylabel="test accuracy (%)", xlim=(0, None))
+            _point(ax, share[row["label"]], row, i)
+        right = ax.get_xlim()[1]
+        if best:  # nothing lies left of and above this line
+            x, y = [point[0] for point in best], [point[1] for point in best]
+            ax.step([*x, right], [*y, y[-1]], where="post", color=TEXT, alpha=0.55, linewidth=1.1, zorder=1)
+        shares = list(share.values())
+        if min(shares) > 0 and max(shares) > 20 * min(shares):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            ax.set_xlim(0, right)
+        ax.set(xlabel=f"{name} (dense = 1)", ylabel="test accuracy (%)")
 
-    return figure("Test accuracy against training FLOPs", draw)
+    return figure(f"Test accuracy against {name}", draw)
 
 
 def _point(ax: Axes, x: float, row: Row, i: int) -> None:
@@ -130,7 +104,8 @@ def learning_curves(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """Validation accuracy over steps: mean and one standard deviation over seeds."""
     key = "validation_accuracy"
     lines = {
-        label: _over_seeds([run["result"]["history"] for run in runs if run["label"] == label], key) for label in labels
+        label: _over_seeds([run["result"].get("history") or [] for run in runs if run["label"] == label], key)
+        for label in labels
     }
     if not any(lines.values()):
         return ""
@@ -163,25 +138,27 @@ DYNAMICS = {
     "sparsity": ("sparsity (%)", "Sparsity over steps"),
     "churn": ("churn (% of all weights)", "Churn: share of weights whose state changed at each update"),
     "explored": ("explored (% of all weights)", "Explored: share of weights that were ever alive"),
+    "dead_units": ("units without a weight", "Dead units: units without a living weight"),
 }
 
 
 def dynamics(runs: Sequence[Run], labels: Sequence[str], key: str) -> str:
-    """Sparsity, churn or exploration over steps, mean over seeds; only methods whose masks move."""
+    """Sparsity, churn, exploration or dead units over steps, mean over seeds; only methods whose masks move."""
     name, title = DYNAMICS[key]
     lines = {}
     for label in labels:
         mine = [_moves(run["result"]) for run in runs if run["label"] == label]
         if label in moving(runs):
             lines[label] = _over_seeds(mine, key)
-    if not lines:
+    if not any(lines.values()):
         return ""
+    scale = 1 if key == "dead_units" else 100
 
     def draw(ax: Axes) -> None:
         for i, label in enumerate(labels):
             points = lines.get(label)
             if points:
-                x, y = [step for step, *_ in points], [100 * middle for _, middle, _ in points]
+                x, y = [step for step, *_ in points], [scale * middle for _, middle, _ in points]
                 drawn = "steps-post" if key != "churn" else "default"
                 ax.plot(x, y, color=color(i), drawstyle=drawn, marker="." if key == "churn" else "", markersize=4)
         ax.set(xlabel="optimizer step", ylabel=name)
@@ -209,11 +186,11 @@ def layer_bars(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """Sparsity per layer: bars for few layers, lines of dots for many; mean over seeds."""
     found: dict[str, dict[str, float]] = {}
     for label in labels:
-        mine = [run["result"]["layers"] for run in runs if run["label"] == label]
+        mine = [run["result"].get("layers") or [] for run in runs if run["label"] == label]
         found[label] = {
-            layer["name"]: mean(1 - other["kept"] / other["total"] for layers in mine for other in layers
+            layer["name"]: mean(1 - other["kept"] / max(1, other["total"]) for layers in mine for other in layers
                                 if other["name"] == layer["name"])
-            for layer in mine[0]
+            for layer in (mine[0] if mine else [])
         }  # fmt: skip
     names = list(next(iter(found.values()), {}))
     shown = [(i, label) for i, label in enumerate(labels) if any(found[label].values())]
@@ -229,7 +206,7 @@ def layer_bars(runs: Sequence[Run], labels: Sequence[str]) -> str:
                 ax.barh(y, values, height=0.9 * height, color=color(i))
             else:
                 ax.plot(values, range(len(names)), "o", color=color(i), markersize=4)
-        ax.set_yticks(range(len(names)), [name.removesuffix(".weight").replace("$", r"\$") for name in names])
+        ax.set_yticks(range(len(names)), [_short(name.removesuffix(".weight")) for name in names])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set(xlabel="sparsity (%)", xlim=(0, 100))
@@ -241,15 +218,26 @@ def layer_bars(runs: Sequence[Run], labels: Sequence[str]) -> str:
     return figure("Sparsity of each layer", draw, size)
 
 
-def describe(row: Row) -> str:
-    """A row's numbers in a sentence, for people who do not see the figures.
+def dead_units(rows: Sequence[Row]) -> str:
+    """Units without a living weight at the end, one bar per method; nothing where no method has any."""
+    known = [(i, row) for i, row in enumerate(rows) if row.get("dead_units", {}).get("mean")]
+    if not known:
+        return ""
 
-    >>> describe({"label": "rigl", "accuracy": {"mean": 0.95, "std": None}, "sparsity": {"mean": 0.9}})
-    'rigl: 95.00 % at 90 % sparsity'
-    """
-    text = f"{row['label']}: {100 * row['accuracy']['mean']:.2f} % at {100 * row['sparsity']['mean']:g} % sparsity"
-    if "training_flops" in row:
-        flops = row["training_flops"]["mean"]
-        dense = row.get("training_dense_flops", {"mean": 0})["mean"]
-        text += f", {scaled(flops, 'FLOP')} of training ({ratio(flops, dense)} of dense)"
-    return text
+    def draw(ax: Axes) -> None:
+        for place, (i, row) in enumerate(known):
+            entry = row["dead_units"]
+            ax.barh(place, entry["mean"], xerr=entry["std"] or None, color=color(i), ecolor=TEXT, height=0.7)
+        ax.set_yticks(range(len(known)), [_short(row["label"]) for _, row in known])
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set(xlabel="units without a living weight")
+        ax.set_xlim(left=0)
+
+    return figure("Dead units at the end", draw, (SIZE[0], max(SIZE[1], 0.9 + 0.26 * len(known))))
+
+
+def _short(name: str, most: int = 22) -> str:
+    """A name that leaves room for the figure; matplotlib would read dollars as formulas."""
+    text = name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+    return text.replace("$", r"\$")

@@ -27,7 +27,8 @@ def exhibits(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     """Pictures and first layers of the given runs.
 
     Parameters:
-        runs: as in `make_record`; their folders hold best.safetensors.
+        runs: as in `make_record`; those whose folder does not hold best.safetensors any more, or whose model or data
+            are not those of the first, are left out.
         folder: what ``run["folder"]`` is relative to.
 
     Returns:
@@ -35,6 +36,8 @@ def exhibits(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
         "first_layer": {"name", "shape", "connections": {label: [per input: mean number of living weights]},
         "units": {label: [weights −127 … 127 of single units]}}}; parts that do not apply are missing.
     """
+    runs = [run for run in runs if (folder / run["folder"] / "best.safetensors").is_file()]
+    runs = [run for run in runs if all(_config(run, key) == _config(runs[0], key) for key in ("model", "data"))]
     if not runs:
         return {}
     from ..train import TrainConfig
@@ -45,6 +48,10 @@ def exhibits(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     weights = {(run["label"], run["seed"]): _weights(folder / run["folder"]) for run in runs}
     found = {"pictures": _pictures(runs, weights, config, dataset), "first_layer": _first_layer(runs, weights, dataset)}
     return {key: value for key, value in found.items() if value}
+
+
+def _config(run: Mapping[str, Any], key: str) -> Any:
+    return lookup(run["result"], "config", key)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

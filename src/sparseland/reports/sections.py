@@ -10,6 +10,7 @@ from .numbers import count
 from .pictures import heat_map, picture, signed_map
 
 SHADE = 0.62  # of the strongest cell: the text on it stays readable
+MANY_CLASSES = 30  # more than this are no table any more
 
 
 def notes(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[str]:
@@ -26,7 +27,7 @@ def notes(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> list[
     data = result.get("data") or {}
     if data:
         images = ", ".join(f"{count(n)} {split}" for split, n in data["images"].items())
-        said.append(f"Data: {data['name']}, {images} images. {data['note']}".strip())
+        said.append(f"Data: {data['name']}, {images} images. {data.get('note') or ''}".strip())
     return said
 
 
@@ -35,11 +36,13 @@ def class_table(
 ) -> dict[str, Any] | None:
     """Accuracy per class and method, and the confusion matrices; None without test results or with many classes."""
     tests = {
-        row["label"]: [r["result"]["test"] for r in runs if r["label"] == row["label"] and r["result"]["test"]]
+        row["label"]: [
+            r["result"]["test"] for r in runs if r["label"] == row["label"] and _whole(r["result"].get("test"))
+        ]
         for row in rows
     }
     some = next((found[0] for found in tests.values() if found), None)
-    if some is None or len(some["per_class"]) > 30:
+    if some is None or len(some["per_class"]) > MANY_CLASSES:
         return None
     lines, matrices = [], []
     for label, found in tests.items():
@@ -51,8 +54,23 @@ def class_table(
         total = [
             [sum(test["confusion"][i][j] for test in found) for j in range(len(values))] for i in range(len(values))
         ]
-        matrices.append({"label": label, "rows": _matrix(total, names)})
+        mistake = _mistake(total, _names(names, len(values)))
+        matrices.append({"label": label, "rows": _matrix(total, names), "mistake": mistake})
     return {"names": _names(names, len(some["per_class"])), "rows": lines, "matrices": matrices}
+
+
+def _whole(test: Any) -> bool:
+    """Whether a test result has what the tables of classes need."""
+    return bool(test and test.get("per_class") and test.get("confusion"))
+
+
+def _mistake(total: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """The most frequent mistake, in words."""
+    wrong = [(n, i, j) for i, row in enumerate(total) for j, n in enumerate(row) if i != j and n]
+    if not wrong:
+        return "no mistakes"
+    n, i, j = max(wrong, key=lambda one: (one[0], -one[1], -one[2]))
+    return f"most often, {names[i]} is taken for {names[j]}: {n} of {sum(total[i])}"
 
 
 def _names(names: Sequence[str] | None, classes: int) -> list[str]:

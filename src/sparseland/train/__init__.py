@@ -15,7 +15,7 @@ _HOME = {
     "Diverged": "loop",
     "run": "session",
     "compose": "plans",
-    "trace": "flops",
+    "trace": "..account",
     "evaluate": "evaluation",
     "lr_at": "optim",
 }
@@ -26,7 +26,8 @@ __all__ = ["Diverged", "TrainConfig", "Trainer", "compose", "evaluate", "lr_at",
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    home = _HOME[name]
+    return getattr(importlib.import_module(home if home.startswith(".") else f".{home}", __name__), name)
 
 
 def __dir__() -> list[str]:

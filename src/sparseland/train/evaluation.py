@@ -52,7 +52,10 @@ class Tally:
         self.confusion, self.loss, self.bins = (add_up(t) for t in (self.confusion, self.loss, self.bins))
 
     def metrics(self) -> dict[str, Any]:
-        """Accuracy and ECE as fractions, mean cross-entropy in nats, one accuracy per class (None: no image of it)."""
+        """Accuracy and ECE as fractions, mean cross-entropy in nats, one accuracy per class (None: no image of it).
+
+        "bins": for each of the 15 bins of confidence, [images, right ones, sum of confidences].
+        """
         per_class = self.confusion.sum(1)
         count, right = int(per_class.sum()), self.confusion.diagonal()
         shares = zip(right.tolist(), per_class.tolist(), strict=True)
@@ -62,6 +65,7 @@ class Tally:
             "per_class": [hits / total if total else None for hits, total in shares],
             "confusion": self.confusion.tolist(),
             "ece": float((self.bins[1] - self.bins[2]).abs().sum()) / count if count else 0.0,
+            "bins": [[int(seen), int(hits), sure] for seen, hits, sure in self.bins.T.tolist()],
             "images": count,
         }
 
@@ -89,7 +93,7 @@ def evaluate(
         rank, world: this process takes every ``world``-th image; ``add_up`` sums a tensor over the ranks.
 
     Returns:
-        {"accuracy", "loss", "per_class", "confusion" (rows: truth), "ece", "images"}.
+        {"accuracy", "loss", "per_class", "confusion" (rows: truth), "ece", "bins", "images"}.
 
     >>> from sparseland.data import load
     >>> from sparseland.zoo import build

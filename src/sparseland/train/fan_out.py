@@ -1,58 +1,35 @@
 """Many runs of one function (seeds, methods, soups, searches), each in a process of its own.
 
 A process per attempt: a crash, a leak or the out-of-memory killer takes one job and no other. What a worker process is
-stands in `fan_out_worker`; Ray, which runs the same workers on its nodes, in `on_ray`.
+stands in `fan_out_worker` and `fan_out_process`; Ray, which runs the same workers on its nodes, in `on_ray`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import inspect
-import json
 import math
 import os
-import re
 import sys
 import time
-import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparseland import files
-from sparseland.core.errors import RecipeError, ResumeError, SparselandError, nearest
+from sparseland.core.errors import RecipeError, SparselandError, nearest
 from sparseland.train import fan_out_worker
-from sparseland.train.fan_out_worker import Call, NotPlain, Outcome, Worker, attempt, end, last_line, load, plain, room
+from sparseland.train.fan_out_process import Worker, end
+from sparseland.train.fan_out_screen import Progress, Screen
+from sparseland.train.fan_out_store import Result, Store
+from sparseland.train.fan_out_worker import GRACE, Call, NotPlain, Outcome, attempt, last_line, load, plain, room
 
-SCHEMA = 1
+__all__ = ["PLACES", "Place", "Processes", "Progress", "Result", "fan_out", "require"]
+
 GLANCE = 0.05  # seconds between two looks at the running jobs
 PLACES = ("processes", "inline", "ray", "auto", "host:port", "ray://host:port")
-ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "absent"})()
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a job ended.
-
-    Parameters:
-        key: of the job.
-        status: "done", "cached" (done by an earlier call, read from ``out``) or "failed".
-        value: what the function returned, through JSON (tuples are lists).
-        error: of a failed job: the last attempt's traceback, or its last output; the last line is the reason.
-        attempts: how often it was started.
-        seconds: how long the last attempt took, the start of its process included.
-    """
-
-    key: str
-    status: str
-    value: Any = None
-    error: str | None = None
-    attempts: int = 0
-    seconds: float = 0.0
 
 
 class Place:
@@ -80,14 +57,32 @@ class Processes(Place):
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.idle: list[Worker] = []
 
     def start(self, call: Call) -> Worker:
-        """A new process."""
+        """A process that waits for a call, else a new one."""
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.take(call):
+                return worker
+            worker.kill()
         return Worker(call)
+
+    def poll(self, handle: Any) -> Outcome | None:
+        """How the attempt ended; None while it runs."""
+        outcome: Outcome | None = handle.poll()
+        if handle.idle:
+            self.idle.append(handle)
+        return outcome
 
     def stop(self, handles: Sequence[Worker]) -> None:
         """First as Ctrl-C does, then for good."""
         end(handles)
+
+    def close(self) -> None:
+        """End the processes that wait."""
+        for worker in self.idle:
+            worker.kill()
 
 
 def fan_out(
@@ -99,16 +94,17 @@ def fan_out(
     workers: int | None = None,
     threads: int = 1,
     retries: int = 1,
-    progress: bool = True,
+    progress: bool | Progress = True,
     resume: bool = True,
     timeout: float | None = None,
     overwrite: bool = False,
+    grace: float = GRACE,
+    reuse: bool = False,
 ) -> dict[str, Result]:
     """``{key: Result of function(**jobs[key])}``; a job that fails is reported in its Result, the others go on.
 
-    Ctrl-C: the jobs get SIGINT and five seconds, finished results are kept, KeyboardInterrupt goes on. However this
-    process ends, its jobs end with it. A job may be started again after it was cut anywhere: let it resume what it
-    left, or write anew.
+    Ctrl-C: jobs get SIGINT and ``grace`` seconds, finished results are kept, KeyboardInterrupt goes on. However this
+    process ends, its jobs end with it. A job may be started again after any cut: let it resume, or write anew.
 
     Parameters:
         function: importable (no lambda, not nested), or its name ``"module:qualname"``.
@@ -118,35 +114,35 @@ def fan_out(
             local Ray for this call); or a Ray that runs: "auto", "host:port", "ray://host:port".
         workers: jobs at a time, ≥ 1; None: cores // threads.
         threads: of each job, ≥ 1: torch, OpenMP, MKL and OpenBLAS.
-        retries: how often a failed job is started again, ≥ 0.
-        progress: a bar on a terminal, lines on stderr elsewhere.
+        retries: how often a failed job is started again, ≥ 0; not after a SparselandError, which would come again.
+        progress: a bar on a terminal, lines on stderr elsewhere; or an object that is told (`Progress`).
         resume: take what ``out`` holds of the same function and arguments (the code is not compared).
         timeout: seconds an attempt may take, > 0.
         overwrite: a job may replace the result of another function or other arguments under its key.
+        grace: seconds, ≥ 0; a second Ctrl-C does not wait.
+        reuse: on processes, one that ended a job well may take the next, without its imports: for functions that leave
+            nothing behind (random numbers drawn unseeded go on, for example).
 
     Raises:
         RecipeError: an option, the function or a job is impossible; said before anything starts.
-        ResumeError: ``out`` holds a result of other arguments under a job's key.
-        OutputError: ``out`` cannot be written.
+        ResumeError: ``out`` holds a result of other arguments under a key. OutputError: it cannot be written.
         SparselandError: Ray is asked for and not there.
 
     >>> results = fan_out("statistics:fmean", {"a": {"data": [1, 3]}, "b": {"data": []}}, on="inline", progress=False)
     >>> results["a"].status, results["a"].value, results["b"].status, results["b"].attempts
     ('done', 2.0, 'failed', 2)
     """
-    _check(on, workers, threads, retries, timeout)
-    name = _name(function)
-    blank = Call("", name, {}, threads, timeout, path=tuple(sys.path), cwd=os.getcwd())
+    _check(on, workers, threads, retries, timeout, grace)
+    blank = Call("", _name(function), {}, threads, timeout, None, tuple(sys.path), os.getcwd(), grace, reuse)
     calls = _calls(blank, jobs, None if isinstance(function, str) else function)
-    store = _Store(Path(out), overwrite) if out is not None else None
-    found = store.open(calls) if store else {}
-    found = found if resume else {}
+    store = Store(Path(out), overwrite) if out is not None else None
+    found = {key: result for key, result in (store.open(calls) if store else {}).items() if resume}
     todo = [call for call in calls if call.key not in found]
     if store and on == "processes":
         todo = [replace(call, log=str(store.place(call.key, "log").absolute())) for call in todo]
     if todo:
         with contextlib.closing(_place(on, workers, threads, len(todo))) as place:
-            with contextlib.closing(_Screen(len(calls), len(found), progress)) as screen:
+            with _screen(len(calls), len(found), progress) as screen:
                 found |= _work(place, todo, retries, store, screen)
     return {call.key: found[call.key] for call in calls}
 
@@ -168,7 +164,7 @@ def require(results: Mapping[str, Result]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------- what is asked for
-def _check(on: str, workers: int | None, threads: int, retries: int, timeout: float | None) -> None:
+def _check(on: str, workers: int | None, threads: int, retries: int, timeout: float | None, grace: float) -> None:
     if fan_out_worker.importing:
         raise SparselandError(
             f"fan_out was called while a worker imported {fan_out_worker.importing}: put the call below "
@@ -179,6 +175,8 @@ def _check(on: str, workers: int | None, threads: int, retries: int, timeout: fl
             raise RecipeError(f"{name}={value!r} is not an integer ≥ {least}")
     if timeout is not None and not 0 < timeout < math.inf:
         raise RecipeError(f"timeout={timeout!r} is neither None nor a number of seconds > 0")
+    if not 0 <= grace < math.inf:
+        raise RecipeError(f"grace={grace!r} is not a number of seconds ≥ 0")
     if on not in PLACES[:4] and ":" not in on:
         raise RecipeError(f"unknown on={on!r}: {nearest(on, PLACES)}")
 
@@ -239,71 +237,6 @@ def _calls(blank: Call, jobs: Mapping[str, Mapping[str, Any]], function: Callabl
     return calls
 
 
-# ------------------------------------------------------------------------------------------------- what is kept of them
-class _Store:
-    """The folder of results; a file stands under its name when it is whole."""
-
-    def __init__(self, folder: Path, overwrite: bool) -> None:
-        self.folder, self.overwrite = folder, overwrite
-
-    def open(self, calls: list[Call]) -> dict[str, Result]:
-        """Make the folder; what it holds of these calls already."""
-        owner: dict[str, str] = {}
-        for call in calls:
-            name = self.place(call.key, "json").name
-            other = owner.setdefault(name.casefold(), call.key)
-            if other != call.key:
-                raise RecipeError(f"jobs {other!r} and {call.key!r} would share the file {name}; rename one")
-        files.probe(self.folder)
-        results = {call.key: self._read(call) for call in calls}
-        return {key: result for key, result in results.items() if result is not None}
-
-    def place(self, key: str, ending: str) -> Path:
-        """The file of a job. Letters, digits and ``. _ = + , @ -`` of its key stay, others become ``_``."""
-        name = re.sub(r"^\.|[^\w.=+,@-]", "_", unicodedata.normalize("NFC", key))
-        if len(name.encode()) > 180:
-            name = f"{name.encode()[:160].decode(errors='ignore')}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-        return self.folder / f"{name}.{ending}"
-
-    def write(self, call: Call, result: Result) -> None:
-        """Keep a result."""
-        about = {"key": call.key, "function": call.function, "kwargs": call.kwargs, "fingerprint": call.fingerprint}
-        kept = {"value": result.value, "attempts": result.attempts, "seconds": round(result.seconds, 3)}
-        data = json.dumps({"schema": SCHEMA} | about | kept, indent=1, allow_nan=False).encode() + b"\n"
-        files.write_file(self.place(call.key, "json"), lambda file: file.write(data))
-
-    def _read(self, call: Call) -> Result | None:
-        place = self.place(call.key, "json")
-        try:
-            saved = json.loads(place.read_bytes())
-        except (FileNotFoundError, ValueError):  # half a file is no result
-            return None
-        try:
-            if saved["schema"] != SCHEMA:
-                raise KeyError("schema")
-            before, now = ({"function": s["function"], **s["kwargs"]} for s in (saved, vars(call)))
-            result = Result(call.key, "cached", saved["value"], None, saved["attempts"], saved["seconds"])
-            same = (saved["key"], saved["fingerprint"]) == (call.key, call.fingerprint)
-        except (KeyError, TypeError):
-            raise ResumeError(f"{place} is no result of fan_out with schema {SCHEMA}; choose another folder") from None
-        if same or self.overwrite:
-            return result if same else None
-        changes = "; ".join(_changes(before, now)) or f"it belongs to job {saved['key']!r}"
-        raise ResumeError(
-            f"{place} holds another result than job {call.key!r} asks for: {changes}; choose another key or folder, or "
-            f"give overwrite=True"
-        )
-
-
-def _changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            inner = f"{name}.{key}" if name else key
-            yield from _changes(before.get(key, ABSENT), now.get(key, ABSENT), inner)
-    elif repr(before) != repr(now):
-        yield f"{name} was {before!r}, now it is {now!r}"
-
-
 # ---------------------------------------------------------------------------------------------------------- doing them
 def _place(on: str, workers: int | None, threads: int, jobs: int) -> Place:
     if on == "inline":
@@ -315,7 +248,14 @@ def _place(on: str, workers: int | None, threads: int, jobs: int) -> Place:
     return Cluster(None if on == "ray" else on, workers, threads)
 
 
-def _work(place: Place, todo: list[Call], retries: int, store: _Store | None, screen: _Screen) -> dict[str, Result]:
+def _screen(total: int, done: int, progress: bool | Progress) -> contextlib.AbstractContextManager[Progress]:
+    """Who is told; a screen of ours is closed in the end."""
+    if isinstance(progress, bool):
+        return contextlib.closing(Screen(total, done, progress))
+    return contextlib.nullcontext(progress)
+
+
+def _work(place: Place, todo: list[Call], retries: int, store: Store | None, screen: Progress) -> dict[str, Result]:
     """Keep ``place.workers`` attempts running until every job has a result."""
     waiting, attempts = deque(todo), Counter[str]()
     running: dict[str, tuple[Call, Any]] = {}
@@ -346,46 +286,3 @@ def _work(place: Place, todo: list[Call], retries: int, store: _Store | None, sc
     finally:
         place.stop([handle for _, handle in running.values()])
     return results
-
-
-class _Screen:
-    """On a terminal a bar over all jobs and a line per running one; elsewhere a line per finished one."""
-
-    def __init__(self, total: int, done: int, shown: bool) -> None:
-        self.total, self.done, self.shown = total, done, shown
-        self.bar: Any = None
-        self.tasks: dict[str, Any] = {}
-        if shown and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            text = TextColumn("{task.description}", markup=False)
-            console = Console(stderr=True)
-            self.bar = Progress(text, BarColumn(), TimeElapsedColumn(), console=console, transient=True)
-            self.all = self.bar.add_task(f"{done} of {total} jobs", total=total, completed=done)
-            self.bar.start()
-        if done:
-            self._say(f"{done} of {total} jobs were done before")
-
-    def begin(self, key: str) -> None:
-        if self.bar:
-            self.tasks[key] = self.bar.add_task(key, total=None)
-
-    def end(self, key: str, outcome: Outcome, again: bool) -> None:
-        self.done += not again
-        how = "failed, is tried again" if again else "failed" if outcome.error else "done"
-        why = f": {last_line(outcome.error)}" if outcome.error else ""
-        self._say(f"{self.done} of {self.total}  {key}: {how} after {outcome.seconds:.1f} s{why}")
-        if self.bar:
-            self.bar.remove_task(self.tasks.pop(key))
-            self.bar.update(self.all, completed=self.done, description=f"{self.done} of {self.total} jobs")
-
-    def close(self) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def _say(self, line: str) -> None:
-        if self.bar:
-            self.bar.console.print(line, markup=False, highlight=False)
-        elif self.shown:
-            print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,9 @@
-"""The worker process of `fan_out`: one attempt at one job, and what its parent sees of it.
+"""The worker process of `fan_out`: one attempt at one job. What its parent sees of it stands in `fan_out_process`.
 
 A worker is a plain child process. It reads one line (a `Call` as JSON) from its standard input and writes one answer
-(JSON) to its standard output; what the job prints goes to standard error, its log. Nothing is pickled.
+(a line of JSON) to its standard output; what the job prints goes to standard error, its log. Nothing is pickled. Where
+calls allow it (``reuse``), a worker that ended a job well waits for the next one on a pipe of its own: standard input
+stays silent, because its end is how a worker learns that its parent is gone.
 
 This file stands on the standard library alone: a worker imports it, and so starts in milliseconds and has its threads
 and signals in order before the job loads torch.
@@ -17,24 +19,17 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 GRACE = 5.0  # seconds a job gets to write its checkpoint after Ctrl-C
-MARGIN = 0.5  # seconds between a worker's report of where it hangs and its end
-TAIL = 4000  # bytes of a dead job's output that go into its error
+REUSE = hasattr(os, "pread") and hasattr(os, "waitid")  # elsewhere every attempt has a new process
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-START = (
-    "import json, sys; asked = json.loads(sys.stdin.readline()); sys.path[:] = asked['call']['path']; "
-    f"from {__name__} import serve; serve(**asked)"
-)
 importing = ""  # the function that this worker is importing right now
 
 
@@ -50,6 +45,8 @@ class Call:
         timeout: seconds it may take, or None.
         log: the file that its output is added to, or None.
         path: ``sys.path`` of the worker; cwd: its folder, where there is one of that name.
+        grace: seconds it gets after Ctrl-C.
+        reuse: its process may serve another call after it.
     """
 
     key: str
@@ -60,6 +57,8 @@ class Call:
     log: str | None = None
     path: tuple[str, ...] = ()
     cwd: str = ""
+    grace: float = GRACE
+    reuse: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -146,6 +145,8 @@ def load(name: str) -> Any:
 def attempt(call: Call, *, pin: bool = True) -> Outcome:
     """Call the function here; an exception (``SystemExit`` too) is an outcome. ``pin``: set torch's threads.
 
+    Errors that the library raises on purpose are final: they would be raised again.
+
     >>> attempt(Call("a", "math:sqrt", {}), pin=False).error.splitlines()[-1]
     'TypeError: math.sqrt() takes exactly one argument (0 given)'
     """
@@ -160,8 +161,16 @@ def attempt(call: Call, *, pin: bool = True) -> Outcome:
             sys.modules["torch"].set_num_threads(call.threads)
         value = plain(function(**call.kwargs), "the result")
     except (Exception, SystemExit) as raised:
-        error, final = traceback.format_exc(), isinstance(raised, NotPlain)
+        error, final = traceback.format_exc(), isinstance(raised, NotPlain) or _ours(raised)
+        if "\n" in str(raised).strip():  # the last line is the reason, whole
+            error += f"{type(raised).__name__}: {' '.join(str(raised).split())}\n"
     return Outcome(value, error, final, time.monotonic() - since)
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether it is a SparselandError (whose module this file does not load)."""
+    errors = sys.modules.get("sparseland.core.errors")
+    return errors is not None and isinstance(error, errors.SparselandError)
 
 
 def last_line(error: str | None) -> str:
@@ -183,23 +192,64 @@ def room(threads: int) -> int:
     return max(1, cores // threads)
 
 
-# ----------------------------------------------------------------------------------------------------- in the worker
-def serve(call: dict[str, Any], since: float) -> None:
-    """The whole life of a worker process, started by `Worker` at ``since`` (of the monotonic clock)."""
+# ----------------------------------------------------------------------------------------------- the life of a worker
+def serve(call: dict[str, Any], since: float, more: int | None = None) -> None:
+    """The whole life of a worker process, started by `fan_out_process` at ``since`` (of the monotonic clock).
+
+    ``more``: a pipe with further calls; it ends when there are none.
+    """
     parent, answers = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the last words of a killed job
     _end_with(parent)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, Ray has it blocked
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faulthandler.enable()
+    if more is not None:
+        os.set_inheritable(more, False)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(os.fdopen(answers, "wb"))
+        calls = stack.enter_context(os.fdopen(more, "rb")) if more is not None else None
+        while _serve_one(call, since, file) and calls and (line := calls.readline()):
+            asked = json.loads(line)
+            call, since = asked["call"], asked["since"]
+            _log_to(call["log"])
+
+
+def _serve_one(call: dict[str, Any], since: float, file: IO[bytes]) -> bool:
+    """Answer one call; whether this process is fit for another."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, Ray has it blocked
     if call["timeout"] is not None:
         faulthandler.dump_traceback_later(max(0.01, since + call["timeout"] - time.monotonic()))
     outcome = attempt(Call(**call))
-    with os.fdopen(answers, "wb") as file:
-        file.write(json.dumps(asdict(outcome)).encode())
+    stays = call["reuse"] and outcome.error is None and not _has_children()
+    if stays:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # while idle
+        faulthandler.cancel_dump_traceback_later()
+    sys.stdout.flush()
+    file.write(json.dumps(asdict(outcome) | {"stays": stays}).encode() + b"\n")
+    file.flush()
+    return bool(stays)
+
+
+def _has_children() -> bool:
+    """Whether the job has left processes behind; they end with this one."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _log_to(log: str | None) -> None:
+    """What is printed goes to this file from now on."""
+    if log is not None:
+        sys.stderr.flush()
+        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.close(handle)
 
 
 def _end_with(parent: int) -> None:
@@ -212,7 +262,7 @@ def _end_with(parent: int) -> None:
     def watch() -> None:
         with contextlib.suppress(OSError):
             os.read(parent, 1)
-        _kill_group(0)
+        kill_group(0)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -225,103 +275,8 @@ def _end_with(parent: int) -> None:
             fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _kill_group(group: int) -> None:
+def kill_group(group: int) -> None:
+    """End every process of a group, where the system has groups."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-
-
-# ----------------------------------------------------------------------------------------------------- in the parent
-class Worker:
-    """One attempt in a process (and session) of its own.
-
-    >>> worker = Worker(Call("a", "statistics:fmean", {"data": [1, 3]}, path=tuple(sys.path)))
-    >>> while (outcome := worker.poll()) is None:
-    ...     time.sleep(0.01)
-    >>> outcome.value
-    2.0
-    """
-
-    def __init__(self, call: Call) -> None:
-        self.call, self.since = call, time.monotonic()
-        self.answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`; has no name to be left over
-        self.log: IO[bytes] = open(call.log, "ab+") if call.log else tempfile.TemporaryFile()  # noqa: SIM115
-        self.log_start = self.log.seek(0, os.SEEK_END)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START],
-            stdin=subprocess.PIPE,
-            stdout=self.answer,
-            stderr=self.log,
-            env=os.environ | dict.fromkeys(POOLS, str(call.threads)),
-            cwd=call.cwd if os.path.isdir(call.cwd) else None,
-            start_new_session=True,  # Ctrl-C comes to the parent only; the job's own children are found by the group
-        )
-        with contextlib.suppress(BrokenPipeError):  # it died already: `poll` says of what
-            asked = json.dumps({"call": asdict(call), "since": self.since})
-            self.process.stdin.write(asked.encode() + b"\n")  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
-
-    def poll(self) -> Outcome | None:
-        """How it ended; None while it runs. Too late is an end."""
-        code, seconds = self.process.poll(), time.monotonic() - self.since
-        limit = self.call.timeout
-        if code is None and (limit is None or seconds < limit + MARGIN):
-            return None
-        self.answer.seek(0)
-        said, tail = self.answer.read(), self._tail()
-        self.kill()
-        if code is None:
-            return Outcome(None, f"{tail}timeout: it took more than {limit:g} s", seconds=seconds)
-        if code != 0:
-            return Outcome(None, f"{tail}the process {_ending(code)}", seconds=seconds)
-        try:
-            return Outcome(**json.loads(said) | {"seconds": seconds})
-        except ValueError:
-            return Outcome(None, f"{tail}the process ended without an answer", seconds=seconds)
-
-    def interrupt(self) -> None:
-        """Ctrl-C for the job alone: a run of ours writes its checkpoint."""
-        with contextlib.suppress(OSError, ValueError):
-            self.process.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """End it, and everything that it has started."""
-        if self.answer.closed:
-            return
-        _kill_group(self.process.pid)
-        self.process.kill()
-        self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()  # type: ignore[union-attr]
-        self.answer.close()
-        self.log.close()
-
-    def _tail(self) -> str:
-        end = self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(self.log_start, end - TAIL))
-        text = self.log.read().decode(errors="replace").strip()
-        return f"its last output:\n{text}\n\n" if text else ""
-
-
-def end(workers: Sequence[Worker]) -> None:
-    """End workers: first as Ctrl-C does, then for good; another Ctrl-C does not wait."""
-    try:
-        for worker in workers:
-            worker.interrupt()
-        limit = time.monotonic() + GRACE
-        while any(worker.process.poll() is None for worker in workers) and time.monotonic() < limit:
-            time.sleep(0.05)
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-def _ending(code: int) -> str:
-    if code > 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"number {-code}"
-    why = " (from outside; often the system, out of memory)" if -code == 9 else ""
-    return f"was ended by signal {name}{why}"

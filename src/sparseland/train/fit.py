@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseland.account import Meter
 from sparseland.core.errors import SparselandError
 from sparseland.train.average import WeightAverage
-from sparseland.train.flops import Meter
 from sparseland.train.processes import Processes
 from sparseland.train.randomness import random_state, set_random_state
 from sparseland.weights import Method, Sparsifier
@@ -41,13 +41,13 @@ class Record:
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""
         own = {k: getattr(self, k) for k in ("steps", "history", "moves", "counts", "explored")}
-        return own | {"flops": [self.meter.training, self.meter.training_dense]}
+        return own | {"flops": self.meter.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         for name in ("steps", "history", "moves", "counts", "explored"):
             setattr(self, name, copy.deepcopy(state[name]))
-        self.meter.training, self.meter.training_dense = state["flops"]
+        self.meter.load_state_dict(state["flops"])
 
 
 @dataclass
@@ -81,7 +81,8 @@ class Window:
 class Fit:
     """One training from ``start`` to ``stop`` of the schedule.
 
-    ``step`` counts steps that were taken (fp16 may skip some); (``epoch``, ``batch``) is the next batch.
+    ``step`` counts steps that were taken (fp16 may skip some); (``epoch``, ``batch``) is the next batch. ``scored``:
+    images on which a method measures, over all ranks.
     """
 
     method: Method
@@ -97,6 +98,7 @@ class Fit:
     epoch: int
     batch: int
     skipped: int = 0
+    scored: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
     moves: int = -1
 

@@ -69,7 +69,7 @@ class Journal:
                 f"folder, or give overwrite=True"
             )
         for name in ("result.json", "best.safetensors", "log.jsonl"):
-            (folder / name).unlink(missing_ok=True)
+            files.remove(folder / name)
         for name in ("last", "fits"):
             shutil.rmtree(folder / name, ignore_errors=True)
         files.sweep(folder)
@@ -114,7 +114,7 @@ class Journal:
         if kept.is_file():
             files.write_file(here, lambda file: file.write(kept.read_bytes()))
         else:
-            here.unlink(missing_ok=True)
+            files.remove(here)
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that ended here, if there is one; ResumeError if it is of another configuration."""
@@ -147,7 +147,7 @@ class Journal:
             self.best, self.last = saved["best"], saved["last"]
             return None, saved
         if self.folder is not None and self.processes.main:
-            (self.folder / "best.safetensors").unlink(missing_ok=True)
+            files.remove(self.folder / "best.safetensors")
         return None, None
 
     def end(self, state: Callable[[], dict[str, Any]]) -> None:

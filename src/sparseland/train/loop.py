@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparseland.account import Cost, Meter, trace
 from sparseland.core import MaskSet
 from sparseland.core.errors import ScheduleError, ScoreError
 from sparseland.data import Dataset
 from sparseland.train.average import WeightAverage
 from sparseland.train.config import TrainConfig, checkpoint_steps
 from sparseland.train.fit import Diverged, Fit, Record, Window
-from sparseland.train.flops import Cost, Meter, trace
 from sparseland.train.interrupt import Interrupt
 from sparseland.train.journal import Journal
 from sparseland.train.optim import clip_, lr_at, make_optimizer
@@ -180,11 +180,12 @@ class Trainer:
             step=start,
             epoch=start // per_epoch,
             batch=start % per_epoch * config.accumulate,
+            scored=sum(len(labels) for _, labels in first) * self.processes.world,
         )
         if saved is not None:
             fit.restore(saved, self.record, self.processes)
         elif masks is None and method.needs_data:
-            self.record.meter.measured(method, sum(len(labels) for _, labels in first) * self.processes.world)
+            self.record.meter.measured(method, fit.scored)
         return fit
 
     def _save(self, fit: Fit) -> None:
@@ -198,6 +199,7 @@ class Trainer:
         record, sparsifier = self.record, fit.sparsifier.finalize_()
         record.counts, record.explored = fit.living(), max(record.explored, sparsifier.explored())
         before = record.steps - (fit.step - fit.start)
+        record.meter.close_round()
         record.moves += [{**entry, "step": before + entry["step"]} for entry in sparsifier.history]
         result = {"steps": fit.step - fit.start, "sparsity": sparsifier.sparsity}
         self.journal.end(lambda: self._end_state(result))
@@ -276,6 +278,8 @@ class Trainer:
         taken = not fit.scaler.is_enabled() or fit.scaler.get_scale() >= scale
         moved, key = len(fit.sparsifier.history) > moves, (self.journal.fits, moves)
         self.record.meter.step(fit.method, counts["layers"], samples=images, moved=moved, key=key)
+        if moved:
+            self.record.meter.measured(fit.method, fit.scored, at_start=False)
         if not taken:
             fit.skipped += 1
             if fit.skipped >= SKIPS:

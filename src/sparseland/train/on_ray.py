@@ -18,7 +18,7 @@ from typing import Any
 
 from sparseland.core.errors import SparselandError
 from sparseland.train.fan_out import Place
-from sparseland.train.fan_out_worker import GRACE, Call, Outcome, room
+from sparseland.train.fan_out_worker import Call, Outcome, room
 
 PATIENCE = 5.0  # seconds an address may take to answer
 OBJECT_STORE = 80 * 2**20  # bytes (Ray's least are 75 MiB): arguments and results are small
@@ -44,7 +44,7 @@ class Cluster(Place):
 
     def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
         ray = _ray()
-        self.ray, self.ours = ray, not ray.is_initialized()
+        self.ray, self.ours, self.grace = ray, not ray.is_initialized(), 0.0
         self._sigterm = signal.getsignal(signal.SIGTERM)
         if self.ours:
             _connect(ray, address, workers, threads)
@@ -62,8 +62,9 @@ class Cluster(Place):
 
     def start(self, call: Call) -> Any:
         """An actor for the attempt, and what it will say."""
+        self.grace = max(self.grace, call.grace)
         actor = self._watcher.remote()
-        return actor, actor.run.remote(asdict(call))
+        return actor, actor.run.remote(asdict(call) | {"reuse": False})  # the process ends with the actor
 
     def poll(self, handle: Any) -> Outcome | None:
         """How it ended; None while it waits or runs. A lost actor or node is a failed attempt."""
@@ -84,7 +85,7 @@ class Cluster(Place):
         try:
             with contextlib.suppress(Exception):  # the cluster may be what failed
                 ended = [actor.end.remote() for actor in actors]
-                self.ray.wait(ended, num_returns=len(ended), timeout=GRACE + 1) if ended else None
+                self.ray.wait(ended, num_returns=len(ended), timeout=self.grace + 1) if ended else None
         finally:
             self._kill(actors)
 
@@ -163,7 +164,8 @@ def _watcher() -> Any:
             import time
             from dataclasses import asdict
 
-            from sparseland.train.fan_out_worker import Call, Worker
+            from sparseland.train.fan_out_process import Worker
+            from sparseland.train.fan_out_worker import Call
 
             self.worker = Worker(Call(**call))
             while (outcome := self.worker.poll()) is None:
@@ -172,7 +174,7 @@ def _watcher() -> Any:
 
         def end(self) -> None:
             """End the attempt."""
-            from sparseland.train.fan_out_worker import end
+            from sparseland.train.fan_out_process import end
 
             if self.worker is not None:
                 end([self.worker])

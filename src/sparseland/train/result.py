@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseland import account
+from sparseland.train.optim import optimizer_slots
 from sparseland.train.plans import Plan
+from sparseland.weights import eligible
 
 SCHEMA = 1
 
@@ -29,14 +32,15 @@ def assemble(
 
     Returns:
         {"schema", "config", "method", "procedure", "steps", "epochs", "seed", "validation", "test", "checkpoints",
-        "kept", "total", "sparsity", "parameters", "layers", "history", "masks", "explored", "flops", "bytes",
-        "seconds", "resumed", "versions", "machine"}. Accuracies are fractions, losses nats, FLOPs per sample
-        (inference) and in all (training), sizes bytes.
+        "selection", "kept", "total", "sparsity", "counts", "dead_units", "parameters", "layers", "history", "masks",
+        "explored", "flops", "bytes", "memory", "card", "seconds", "resumed", "versions", "machine"}. Accuracies are
+        fractions, losses nats, FLOPs per sample (inference) and in all (training), sizes bytes. "kept" counts living
+        weights, "counts" the non-zeros of the tested weights by scope: a weight that just came back is alive and 0.
     """
     config, record, journal, model = trainer.config, trainer.record, trainer.journal, trainer.model
     layers: Mapping[str, tuple[int, int]] = about["layers"]
-    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    cost, zeros = trainer.cost, plan.method.flow.zeros
+    counts = account.count(trainer.shadow, config.targets, config.ignore, patterns=True)
+    living = layers if plan.method.flow.zeros else {}
     return {
         "schema": SCHEMA,
         "config": config.to_dict(),
@@ -49,30 +53,90 @@ def assemble(
         "validation": {k: about[k] for k in ("accuracy", "loss", "per_class")},
         "test": None if test is None else {**test, "checkpoint": chosen},
         "checkpoints": {"chosen": chosen, "best": _short(journal.best), "last": _short(journal.last)},
+        "selection": {
+            "split": "last" if chosen == "last" or about["accuracy"] is None else "validation",
+            "tuned_on": None,
+        },
         "kept": about["kept"],
         "total": about["total"],
         "sparsity": about["sparsity"],
+        "counts": counts.scopes(),
+        "dead_units": counts.dead_units(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "layers": [
-            {"name": name, "shape": shapes[name], "kept": kept, "total": total}
-            for name, (kept, total) in layers.items()
-        ],
+        "layers": _layers(trainer.cost, layers, living, counts),
         "history": record.history,
-        "masks": record.moves,
+        "masks": account.with_overlap(record.moves),
         "explored": record.explored,
-        "flops": {
-            "inference_dense": cost.dense(),
-            "inference": cost.sparse(layers) if zeros else cost.dense(),
-            "training_dense": record.meter.training_dense,
-            "training": record.meter.training,
-            "uncounted": list(cost.uncounted),
-        },
+        "flops": _flops(trainer, plan, living, counts),
         "bytes": sizes(model, layers),
+        "memory": _memory(trainer, plan, layers),
+        "card": _card(trainer, plan, layers),
         "seconds": round(journal.seconds, 3),
         "resumed": journal.resumed,
         "versions": versions(),
         "machine": machine(trainer.processes.device, trainer.processes.world),
     }
+
+
+def _layers(cost: Any, layers: Any, living: Any, counts: account.Counts) -> list[dict[str, Any]]:
+    """One row per masked parameter: what lives, what it costs, and what its zeros look like."""
+    rows, flops = {row.name: row for row in counts.rows}, cost.by_layer(living)
+    return [
+        {
+            "name": name,
+            "shape": list(rows[name].shape),
+            "kept": kept,
+            "total": total,
+            "operator": flops[name]["operator"] if name in flops else None,
+            "flops": flops[name]["sparse"] if name in flops else None,
+            "flops_dense": flops[name]["dense"] if name in flops else None,
+            "pattern": rows[name].pattern,
+            "dead_units": rows[name].dead_units,
+        }
+        for name, (kept, total) in layers.items()
+    ]
+
+
+def _flops(trainer: Any, plan: Plan, living: Any, counts: account.Counts) -> dict[str, Any]:
+    """Inference per sample, and the whole training: every dense phase, every round, and what chose the masks."""
+    cost, meter = trainer.cost, trainer.record.meter
+    return {
+        "inference_dense": cost.dense(),
+        "inference": cost.sparse(living),
+        "by_operator": cost.by_operator(living),
+        "by_pattern": cost.by_pattern(living, counts.patterns()),
+        "training_dense": meter.training_dense,
+        "training": meter.training,
+        "phases": dict(meter.phases),
+        **({"rounds": list(meter.rounds)} if plan.procedure is not None else {}),
+        "uncounted": list(cost.uncounted),
+        "notes": list(cost.notes),
+    }
+
+
+def _memory(trainer: Any, plan: Plan, layers: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """What the process took at most, and the formulas, at the densest moment of the run."""
+    config, model, device = trainer.config, trainer.model, trainer.processes.device
+    sample = torch.zeros(1, *trainer.supply.dataset.shape, device=device)
+    with trainer.processes.precision(config.precision):
+        activations = account.activation_bytes(model, sample) * config.batch_size
+    formulas = account.training_bytes(
+        {name: p.numel() for name, p in model.named_parameters()},
+        layers,
+        method=plan.method,
+        kept=max((move["kept"] for move in trainer.record.moves), default=None),
+        slots=optimizer_slots(config),
+        activations=activations,
+        copies=1 if config.ema is None else 2,  # what is evaluated, and the average
+    )
+    return {"peak_bytes": account.peak(device), **formulas}
+
+
+def _card(trainer: Any, plan: Plan, layers: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    dense = [name for name in eligible(trainer.model) if name not in layers or layers[name][0] == layers[name][1]]
+    procedure = None if plan.procedure is None else plan.procedure.__name__
+    steps = trainer.record.steps
+    return account.card_of(plan.method, layers, dense_layers=dense, train_steps=steps, procedure=procedure).to_dict()
 
 
 def _data(dataset: Any) -> dict[str, Any]:
@@ -95,7 +159,7 @@ def sizes(model: nn.Module, layers: Mapping[str, tuple[int, int]]) -> dict[str, 
         whole = p.numel() * p.element_size()
         dense += whole
         kept = layers[name][0] if name in layers else p.numel()
-        packed += min(whole, kept * p.element_size() + -(-p.numel() // 8))
+        packed += min(whole, account.bitmask_bytes(p.numel(), kept, p.element_size()))
     return {"dense": dense, "packed": packed}
 
 

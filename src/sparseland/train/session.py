@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseland import account
 from sparseland.core.errors import SparselandError
 from sparseland.train import checkpoint
 from sparseland.train.config import TrainConfig
@@ -95,6 +96,7 @@ def _open(journal: Journal, needed: int, resume: bool | str, overwrite: bool) ->
 
 
 def _run(trainer: Trainer, plan: Plan) -> dict[str, Any]:
+    account.reset_peak(trainer.processes.device)
     trainer.processes.start_trackers("sparseland", trainer.config.to_dict())
     try:
         _train(trainer, plan)

@@ -41,6 +41,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
     )
 
 
+@torch.enable_grad()  # masks may move inside of a no_grad block
 def measure(
     model: nn.Module,
     targets: Mapping[str, Target],

@@ -1,13 +1,20 @@
 document.querySelectorAll("table.sortable").forEach(function (table) {
-  table.querySelectorAll("thead th").forEach(function (head, column) {
+  var heads = Array.from(table.tHead.rows[0].cells), body = table.tBodies[0];
+  function compare(x, y) {
+    var a = Number(x), b = Number(y);
+    if (!isNaN(a) && !isNaN(b)) { return a - b; }
+    return x.localeCompare(y, "en", {numeric: true});
+  }
+  heads.forEach(function (head, column) {
     head.querySelector("button").addEventListener("click", function () {
-      var up = head.getAttribute("aria-sort") !== "ascending";
-      table.querySelectorAll("thead th").forEach(function (other) { other.removeAttribute("aria-sort"); });
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      var key = function (row) { var value = row.cells[column].dataset.sort; return isNaN(value) ? value : Number(value); };
-      Array.from(table.tBodies[0].rows)
-        .sort(function (a, b) { var x = key(a), y = key(b); return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1); })
-        .forEach(function (row) { table.tBodies[0].append(row); });
+      var sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      heads.forEach(function (other) { other.setAttribute("aria-sort", "none"); });
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      Array.from(body.rows).sort(function (one, two) {
+        var x = one.cells[column].dataset.sort, y = two.cells[column].dataset.sort;
+        if (x === "" || y === "") { return (x === "") - (y === ""); }  // what is missing stays last, both ways
+        return sign * compare(x, y);
+      }).forEach(function (row) { body.append(row); });
     });
   });
 });
