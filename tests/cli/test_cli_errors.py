@@ -80,7 +80,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     ),
     (("inspect", "nowhere"), "unknown model 'nowhere': possible: "),
     (("inspect", "no/where"), "no file or folder 'no/where'"),
-    (("inspect", "{empty}"), "holds neither best.safetensors nor run.json"),
+    (("inspect", "{empty}"), "holds no best.safetensors, run.json or packed weights"),
     (("inspect", "{file}"), "no safetensors file"),
     (("recipe", "show", "dmeo"), "did you mean 'demo'?"),
     (("recipe", "validate", "digits", "--set", "model=lenet-6"), "did you mean 'lenet-5'?"),

@@ -183,22 +183,6 @@ def test_papers(call: Any) -> None:
     assert [row["number"] for row in found] == ["19"]
 
 
-def test_papers_are_done_when_their_folder_has_a_result(tmp_path: Path) -> None:
-    folder = tmp_path / "papers" / "11-granet"
-    folder.mkdir(parents=True)
-    before = {system.slug: system.status for system in sl.papers.systems(tmp_path)}
-    (folder / "result.json").write_text('{"verdict": "reproduced"}')
-    after = {system.slug: system for system in sl.papers.systems(tmp_path)}
-    assert before["11-granet"] != "done" and after["11-granet"].status == "done"
-    assert after["11-granet"].verdict == "reproduced"
-    assert after["54-bip"].status == "not yet"
-    (folder / "result.json").write_text('{"verdict": "in part", "missing": ["full scale"]}')
-    assert {s.slug: s for s in sl.papers.systems(tmp_path)}["11-granet"].status == before["11-granet"]
-    (folder / "result.json").write_text("[")
-    with pytest.raises(sl.core.errors.SparselandError, match=r"result\.json cannot be read"):
-        sl.papers.systems(tmp_path)
-
-
 def test_recipe_verbs(call: Any, tiny: Path, tmp_path: Path) -> None:
     assert "fashion-mnist" in call("recipe", "list").stdout
     shown = call("recipe", "show", "demo", "--set", "compare.sparsity=0.95").stdout

@@ -36,8 +36,8 @@ def test_its_commands_exist() -> None:
 
     lines = [line.partition(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
     mine = [shlex.split(line.partition(" > ")[0]) for line in lines if line.startswith("sparseland ")]
-    assert {words[1] for words in mine} == {"compare", "train", "prune", "inspect", "recipe", "papers"}
     group: Any = typer.main.get_command(app)
+    assert {words[1] for words in mine} == set(group.commands)  # every verb has its line
     for _, verb, *words in mine:
         command = group.commands[verb]
         if hasattr(command, "commands"):
