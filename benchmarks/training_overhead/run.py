@@ -29,10 +29,7 @@ import sparseland as sl
 from sparseland.reports.speed import UNSTABLE, summary, take_turns, write_result
 
 HERE = Path(__file__).resolve().parent
-CLAIM = (
-    "keeping masks costs little beside a training step of ResNet-20 at batch 128, less than torch.nn.utils.prune's, "
-    "and so do the updates of the mask"
-)
+CLAIM = "keeping masks costs little beside a training step of ResNet-20 at batch 128, and so do the updates of the mask"
 PEER = "torch.nn.utils.prune"
 EVERY = 100  # steps between updates for which their share of the run is stated
 UPDATE = 5  # steps between updates while measuring, so that there are some
