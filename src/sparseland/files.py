@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
@@ -149,6 +150,35 @@ def remove(path: Path) -> None:
     """
     with _writing(path):
         path.unlink(missing_ok=True)
+
+
+def clear(path: Path) -> None:
+    """Remove what killed processes left beside ``path`` of writing it; a process that still runs keeps its own.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     _ = (Path(place) / f".a.txt.{2**30}.tmp").write_text("half")  # no process has this number
+    ...     clear(Path(place) / "a.txt")
+    ...     os.listdir(place)
+    []
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        writer = leftover.name.removeprefix(f".{path.name}.").removesuffix(TEMPORARY)
+        if writer.isdigit() and not _runs(int(writer)):
+            with contextlib.suppress(OSError):  # tidying is no reason to fail
+                leftover.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":
+        return True  # nothing there asks without disturbing
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sweep(folder: Path) -> None:

@@ -152,3 +152,18 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", float("nan"))
     assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [
+        f".w[1].bin.{dead.pid}.tmp",
+        f".w[1].bin.{os.getppid()}.tmp",
+        f".w[1].binary.{dead.pid}.tmp",
+        ".w[1].bin.x.tmp",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    files.clear(tmp_path / "w[1].bin")
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import DataNotFound, SparselandError, nearest
-from ..files import write_file
+from ..files import clear, write_file
 from .container import NAME_OF, TYPES, Reader
 from .forms import layouts
 from .planning import FORMAT, Fetch, FilePlan, entries_of, plan, twins, words_of
@@ -64,6 +64,7 @@ def save(
     if shard_bytes is not None:
         return save_shards(place, files, fetch, list(entries))
     write_file(place, lambda file: files[0].write(file, fetch))
+    clear(place)
     return files[0].size()
 
 
