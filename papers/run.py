@@ -6,11 +6,11 @@
     python papers/run.py 11-granet --redraw                         table, figures and README from result.json
 
 Each folder has a ``jobs.py``: SYSTEM, CLAIM, LIMITS, PARTS ({part: function returning {"part/…/seed": job}}), DEFAULT,
-``judge(rows)``, which turns rows into a verdict, ``headline(rows)`` and ``figures(rows)``. A job is a TrainConfig as a
-dict, or the arguments of the function that FUNCTIONS names for the part; NEEDS says which parts have to be there first.
-Runs stay in ``runs/papers``: finished ones are not repeated, interrupted ones go on. Parts that are not asked for are
-taken too if all their runs are there, and stay in result.json if they are in it already. Do not start it twice at once
-for runs that are not finished. A folder with a ``run.py`` of its own is
+EXTRA (parts that nobody misses), ``judge(rows)``, which turns rows into a verdict, ``headline(rows)`` and
+``figures(rows)``. A job is a TrainConfig as a dict, or the arguments of the function that FUNCTIONS names for the part;
+NEEDS says which parts have to be there first. Runs stay in ``runs/papers``: finished ones are not repeated, interrupted
+ones go on. Parts that are not asked for are taken too if all their runs are there, and stay in result.json if they are
+in it already. Do not start it twice at once for runs that are not finished. A folder with a ``run.py`` of its own is
 left to that.
 """
 
@@ -186,7 +186,7 @@ def gather(folder: Folder, parts: Sequence[str], *, finished_only: bool, on: str
         elif part in before.get("parts", {}) and "failed" not in trouble:  # its runs are on another machine
             rows = [{"metric": record.ACCURACY, **row} for row in before["ours"] if row["part"] == part]
             chosen[part] = (rows, before["parts"][part])
-        else:
+        elif part not in getattr(folder.jobs, "EXTRA", ()):
             missing.append(f"part {part}: {trouble}")
     if not chosen:
         sys.exit(f"{folder.slug}: nothing to write: {'; '.join(missing)}")
