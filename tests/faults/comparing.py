@@ -83,7 +83,7 @@ def kill_parents(act: Any, draw: random.Random, seconds: float, log: Path, times
     kills = 0
     for _ in range(times):
         pid, workers = start(act, log=log), set[int]()
-        deadline = time.monotonic() + draw.uniform(0.1, 0.9) * seconds
+        deadline = time.monotonic() + draw.uniform(0.1, 0.4) * seconds  # two such cuts always come before the end
         while time.monotonic() < deadline and running(pid):
             time.sleep(0.02)
             workers |= set(workers_of(pid))
