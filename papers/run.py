@@ -22,6 +22,7 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -206,8 +207,7 @@ def write(folder: Folder, result: Mapping[str, Any]) -> list[Path]:
     texts |= record.pages(folder.path, folder.jobs, result)
     changed = record.stale(texts)
     for path in changed:
-        data = texts[path].encode()
-        files.write_file(path, lambda file, data=data: file.write(data))  # type: ignore[misc]
+        files.write_file(path, methodcaller("write", texts[path].encode()))
     return changed
 
 

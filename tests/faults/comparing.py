@@ -20,7 +20,7 @@ import torch
 
 from sparseland.cli.app import app
 from tests.faults.forks import at_call, attempt, calls_of, killed, run_content, start, stripped
-from tests.train.fan_out_jobs import in_session, wait
+from tests.train.fan_out_jobs import in_session, wait, workers_of
 
 RECIPE = """\
 name: tiny
@@ -58,19 +58,6 @@ def content(out: Path) -> Any:
     assert (out / "report.html").stat().st_size > 10_000
     names = sorted(path.name for path in out.iterdir())
     return names, [run_content(out / run) for run in RUNS], record
-
-
-def workers_of(parent: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == parent and fields[0] not in "ZX":
-            found.append(int(entry.name))
-    return found
 
 
 def running(pid: int) -> bool:

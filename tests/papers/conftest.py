@@ -100,9 +100,10 @@ def go(runner: ModuleType, fake: Path) -> Callable[..., int]:
     return run
 
 
-def load_jobs(slug: str) -> Any:
-    """A real folder's jobs.py."""
-    spec = importlib.util.spec_from_file_location(f"jobs_{slug[:2]}", ROOT / "papers" / slug / "jobs.py")
+def load(slug: str, name: str) -> Any:
+    """A module of a real folder."""
+    path = ROOT / "papers" / slug / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_{slug[:2]}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -112,10 +113,22 @@ def load_jobs(slug: str) -> Any:
 @pytest.fixture(scope="session")
 def jobs_02() -> Any:
     """papers/02-random-pruning/jobs.py."""
-    return load_jobs("02-random-pruning")
+    return load("02-random-pruning", "jobs")
 
 
 @pytest.fixture(scope="session")
 def jobs_11() -> Any:
     """papers/11-granet/jobs.py."""
-    return load_jobs("11-granet")
+    return load("11-granet", "jobs")
+
+
+@pytest.fixture(scope="session")
+def plasticity() -> Any:
+    """papers/11-granet/plasticity.py."""
+    return load("11-granet", "plasticity")
+
+
+@pytest.fixture(scope="session")
+def robustness() -> Any:
+    """papers/02-random-pruning/robustness.py."""
+    return load("02-random-pruning", "robustness")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,27 +10,6 @@ import torch
 from torch import nn
 
 import sparseland as sl
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(slug: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"measures_{name}", ROOT / "papers" / slug / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def plasticity() -> Any:
-    return load("11-granet", "plasticity")
-
-
-@pytest.fixture(scope="module")
-def robustness() -> Any:
-    return load("02-random-pruning", "robustness")
-
 
 SMALL: dict[str, Any] = {
     "data": "digits",

@@ -108,12 +108,22 @@ def wait(until: Callable[[], Any], patience: float = 60.0) -> bool:
 
 def in_session(leaders: list[int]) -> list[int]:
     """The processes that run in the sessions of these."""
+    return _alive(3, leaders)
+
+
+def workers_of(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return _alive(1, [parent])
+
+
+def _alive(field: int, numbers: list[int]) -> list[int]:
+    """The processes whose field of /proc/PID/stat, counted after the name, is one of these."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[3]) in leaders and fields[0] not in "ZX":
+        if int(fields[field]) in numbers and fields[0] not in "ZX":
             found.append(int(entry.name))
     return found

@@ -131,8 +131,9 @@ def test_ray_that_is_not_there(ray: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("nobody")
 
     monkeypatch.setattr(ray, "init", nobody_home)
-    for on, where in (("auto", "at 'auto'"), ("ray", "on this machine")):
-        with pytest.raises(SparselandError, match=f"cannot use Ray {where}: ConnectionError: nobody"):
+    token = "; if that Ray asks for a token, set RAY_AUTH_MODE=token here too"
+    for on, where, hint in (("auto", "at 'auto'", token), ("ray", "on this machine", "")):
+        with pytest.raises(SparselandError, match=f"cannot use Ray {where}: ConnectionError: nobody{hint}$"):
             fan_out(job, {"a": {}}, on=on)
 
 
@@ -178,7 +179,9 @@ def test_ctrl_c_tells_the_jobs(elsewhere: tuple[str, str], tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_no_job_outlives_the_parent(ray: Any, tmp_path: Path) -> None:
+def test_no_job_outlives_the_parent(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")  # as users have it: a local Ray makes its token
+    monkeypatch.setenv("HOME", str(tmp_path))
     with parent(tmp_path, "ray", "hold") as process:
         leader = int((tmp_path / "marks/other.0").read_text())
         assert len(in_session([leader])) == 2, "the job, and the process that it has started"

@@ -6,6 +6,7 @@ from .flops import Cost, trace
 from .memory import activation_bytes, peak, reset_peak, training_bytes
 from .nonzeros import SCOPES, Counts, LayerCount, count, fitting, pattern_of
 from .storage import bitmask_bytes, break_even, csr_bytes, dense_bytes, nm_bytes, smallest
+from .timing import UNSTABLE, summary, take_turns
 from .training import Meter, printed_agrees, route_flops, step_flops, step_parts, training_ratio
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Counts",
     "LayerCount",
     "Meter",
+    "UNSTABLE",
     "SparsityCard",
     "activation_bytes",
     "bitmask_bytes",
@@ -37,7 +39,9 @@ __all__ = [
     "smallest",
     "step_flops",
     "step_parts",
+    "summary",
     "survival",
+    "take_turns",
     "trace",
     "training_bytes",
     "training_ratio",

@@ -6,15 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..account import summary, take_turns
 from ..core.errors import SparselandError
 
 if TYPE_CHECKING:
     import torch
 
-UNSTABLE = 1.5  # p90 / p10 above which the machine was too busy to say anything
 SLICE = 1e-3  # seconds a timed call should take at least; short products are repeated within it
 Call = Callable[[], Any]
 
@@ -64,7 +64,7 @@ def measure(
     for sparsity in sparsities:
         for _ in range(tries):
             times = _turns(_forms(shape, batch, sparsity, place, seed), rounds, clock, place)
-            stable = all(map(_steady, times.values()))
+            stable = all(form["stable"] for form in summary(times, "dense").values())
             if stable:
                 break
         ratios = {form: [d / t for d, t in zip(times["dense"], taken, strict=True)] for form, taken in times.items()}
@@ -118,35 +118,26 @@ def _forms(shape: tuple[int, int], batch: int, sparsity: float, device: torch.de
 def _turns(
     calls: Mapping[str, Call], rounds: int, clock: Callable[[], float], device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of every call; each round calls all and starts with another: a busy machine disturbs all alike."""
+    """Seconds of every call; short ones are repeated within a turn, often enough for the clock."""
     import torch
 
-    def timed(call: Call, times: int) -> float:
-        began = clock()
+    def repeated(call: Call, times: int) -> None:
         for _ in range(times):
             call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+    def timed(call: Call) -> float:
+        repeated(call, 2)
+        began = clock()
+        repeated(call, 1)
         return clock() - began
 
     with torch.inference_mode():
-        # Warmed up; then each is repeated often enough for the clock, and for its time to be read per call.
-        often = {}
-        for name, call in calls.items():
-            timed(call, 2)
-            often[name] = max(1, min(10_000, round(SLICE / max(timed(call, 1), 1e-7))))
-        names = list(calls)
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(rounds):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                times[name].append(timed(calls[name], often[name]) / often[name])
-    return times
-
-
-def _steady(taken: list[float]) -> bool:
-    tenths = quantiles(taken, n=10, method="inclusive")
-    return tenths[-1] <= UNSTABLE * tenths[0]
+        often = {name: max(1, min(10_000, round(SLICE / max(timed(call), 1e-7)))) for name, call in calls.items()}
+        turns = {name: partial(repeated, call, often[name]) for name, call in calls.items()}
+        times = take_turns(turns, rounds=rounds, warm_up=0, clock=clock)
+    return {name: [seconds / often[name] for seconds in taken] for name, taken in times.items()}
 
 
 def crossover(rows: Sequence[Mapping[str, Any]], form: str) -> float | None:

@@ -192,9 +192,9 @@ def pareto_front(points: Mapping[str, Mapping[str, float | None]], axes: Mapping
     signs = {axis: 1.0 if wanted == "max" else -1.0 for axis, wanted in axes.items()}
     known: dict[str, list[float]] = {}
     for name, point in points.items():
-        values = [point.get(axis) for axis in axes]
-        if all(value is not None for value in values):
-            known[name] = [sign * value for sign, value in zip(signs.values(), values, strict=True)]  # type: ignore[operator]
+        values = [sign * value for axis, sign in signs.items() if (value := point.get(axis)) is not None]
+        if len(values) == len(signs):
+            known[name] = values
     return [name for name, own in known.items() if not any(_beats(other, own) for other in known.values())]
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def length_of(text: bytes) -> bytes:
 
 def slot_text(key: str, dtype: str, shape: Sequence[int], start: int, end: int) -> str:
     """One entry of a header, as it is written."""
-    return f'{json.dumps(key)}:{{"dtype":"{dtype}","shape":{_plain(list(shape))},"data_offsets":[{start},{end}]}}'
+    return f'{json.dumps(key)}:{{"dtype":"{dtype}","shape":{compact(list(shape))},"data_offsets":[{start},{end}]}}'
 
 
 def header_text(metadata: Mapping[str, str], slots: Iterable[str]) -> bytes:
@@ -74,12 +74,32 @@ def header_text(metadata: Mapping[str, str], slots: Iterable[str]) -> bytes:
     >>> len(header_text({"format": "pt"}, [slot_text("w", "F32", (2, 3), 0, 24)])) % 8
     0
     """
-    text = "{" + ",".join([f'"__metadata__":{_plain(dict(metadata))}', *slots]) + "}"
+    text = "{" + ",".join([f'"__metadata__":{compact(dict(metadata))}', *slots]) + "}"
     return text.encode() + b" " * (-len(text) % 8)
 
 
-def _plain(data: Any) -> str:
+def compact(data: Any) -> str:
+    """JSON without a space."""
     return json.dumps(data, separators=(",", ":"))
+
+
+def byte_size(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor in memory.
+
+    >>> byte_size("F32", (2, 3))
+    24
+    """
+    return math.prod(shape) * WIDTH[dtype]
+
+
+def as_tensor(words: np.ndarray[Any, Any], dtype: str, shape: Sequence[int]) -> torch.Tensor:
+    """Words of a type's width, in row-major order, as the tensor they are; the memory is shared.
+
+    >>> as_tensor(np.array([0, 1065353216], np.uint32), "F32", (2, 1)).tolist()
+    [[0.0], [1.0]]
+    """
+    kind = str(WORDS[WIDTH[dtype]]).removeprefix("torch.")
+    return torch.from_numpy(words.view(kind)).view(TYPES[dtype]).reshape(tuple(shape))
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,7 +121,7 @@ class Reader:
         self.place = place
         self._lock = threading.Lock()
         try:
-            self._file: IO[bytes] = open(place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+            self._file = open(place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise SparselandError(f"cannot read {place}: {error.strerror or error}") from error
         try:
@@ -140,7 +160,7 @@ class Reader:
     def _fill(self, view: memoryview) -> None:
         done = 0
         while done < len(view):  # one call reads at most 2 GiB
-            got = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            got = self._file.readinto(view[done:])
             if not got:
                 raise ValueError(f"{len(view) - done:,} bytes are missing at its end")
             done += got

@@ -13,16 +13,16 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import torch
 from torch import Tensor
 
 from ..core.errors import DataNotFound, OutputError, SparselandError
 from ..files import write_file, write_folder
 from .checkpoint import is_packed, opened
-from .container import ERRORS, TYPES, WIDTH, WORDS, Reader, header_text, length_of, slot_text, unique
+from .container import ERRORS, Reader, Slot, as_tensor, byte_size, header_text, length_of, slot_text, unique
 from .planning import Fetch, plan, words_of
 from .sharding import INDEX, SINGLE, byte_count, find, save_shards
 
@@ -43,7 +43,7 @@ class Source:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.place = Path(path).expanduser()
         self.about: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._get: dict[str, Fetch] = {}
+        self._get: dict[str, Callable[[], Tensor]] = {}
         self._stack = ExitStack()
         self.packed = (self.place.exists() and is_packed(self.place)) or not _is_plain(self.place)
         try:
@@ -61,7 +61,7 @@ class Source:
 
     def fetch(self, name: str) -> Tensor:
         """Read one tensor, checked."""
-        return self._get[name](name)
+        return self._get[name]()
 
     def _packed(self) -> list[str]:
         shards, order = find(self.place)
@@ -70,7 +70,7 @@ class Source:
             for name, of in file.listed.items():
                 stored = file.tensors[of]
                 self.about[name] = (stored.dtype, stored.shape)
-                self._get[name] = lambda _, file=file, stored=stored: file.tensor(stored)  # type: ignore[misc]
+                self._get[name] = partial(file.tensor, stored)
         return order or list(self._get)
 
     def _plain(self) -> list[str]:
@@ -80,13 +80,12 @@ class Source:
                 if name in self._get:
                     raise SparselandError(f"{name!r} is in several files of {self.place}")
                 self.about[name] = (slot.dtype, slot.shape)
-                self._get[name] = lambda _, reader=reader, slot=slot: _tensor(reader, slot)  # type: ignore[misc]
+                self._get[name] = partial(_tensor, reader, slot)
         return list(self._get)
 
 
-def _tensor(reader: Reader, slot: Any) -> Tensor:
-    kind = str(WORDS[WIDTH[slot.dtype]]).removeprefix("torch.")
-    return torch.from_numpy(reader.array(slot).view(kind)).view(TYPES[slot.dtype]).reshape(slot.shape)
+def _tensor(reader: Reader, slot: Slot) -> Tensor:
+    return as_tensor(reader.array(slot), slot.dtype, slot.shape)
 
 
 def _is_plain(place: Path) -> bool:
@@ -135,7 +134,7 @@ def export_dense(
         DataNotFound, SparselandError: the weights are not there, damaged, or ``path_out`` is in use.
         OutputError: the disk refuses; what was at ``path_out`` is as it was.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from safetensors.torch import load_file
     >>> from sparseland.deploy import save
     >>> with tempfile.TemporaryDirectory() as place:
@@ -232,18 +231,11 @@ def _free(start: Path, end: Path, as_file: bool, overwrite: bool) -> None:
         raise SparselandError(f"{end} exists; say overwrite (--overwrite) to replace it, or give another place")
 
 
-def _size(about: tuple[str, tuple[int, ...]]) -> int:
-    count = WIDTH[about[0]]
-    for side in about[1]:
-        count *= side
-    return count
-
-
 def _write_plain(source: Source, folder: Path, most: int | None, progress: Progress | None) -> int:
     pieces: list[list[str]] = [[]]
     room = 0
     for name in source.names:
-        size = _size(source.about[name])
+        size = byte_size(*source.about[name])
         if most is not None and pieces[-1] and room + size > most:
             pieces.append([])
             room = 0
@@ -259,7 +251,7 @@ def _write_plain(source: Source, folder: Path, most: int | None, progress: Progr
         done += len(names)
     if len(pieces) > 1:
         homes = {name: file for file, names in zip(files, pieces, strict=True) for name in names}
-        dense = sum(_size(source.about[name]) for name in source.names)
+        dense = sum(byte_size(*source.about[name]) for name in source.names)
         text = json.dumps({"metadata": {"total_size": dense}, "weight_map": homes}, indent=2)
         (folder / PLAIN_INDEX).write_text(text + "\n", encoding="utf-8")
     return total
@@ -276,8 +268,8 @@ def _stream(
     slots, at = [], 0
     for name in names:
         dtype, shape = source.about[name]
-        slots.append(slot_text(name, dtype, shape, at, at + _size(source.about[name])))
-        at += _size(source.about[name])
+        slots.append(slot_text(name, dtype, shape, at, at + byte_size(*source.about[name])))
+        at += byte_size(*source.about[name])
     metadata: Mapping[str, str] = {"format": "pt"}
     text = header_text(metadata, slots)
     file.write(length_of(text) + text)

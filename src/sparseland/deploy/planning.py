@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import SparselandError
 from .checksum import BLANK_SEAL, BLANK_SUM, seal, seal_of, tensor_sum
-from .container import NAME_OF, WIDTH, WORDS, header_text, length_of, slot_text
+from .container import NAME_OF, WORDS, byte_size, compact, header_text, length_of, slot_text
 from .forms import Layout, Words, encode, layouts
 
 FORMAT = "sparseland.packed"
@@ -51,7 +50,7 @@ class Planned:
 
     def cost(self, at: int) -> int:
         """Bytes it adds to the file: data, header, list of tensors."""
-        listed = json.dumps(_plain({self.name: self.entry()}))  # a text within a text: quotes are escaped
+        listed = json.dumps(compact({self.name: self.entry()}))  # a text within a text: quotes are escaped
         return self.layout.nbytes + sum(len(text) + 1 for text in self.slots(at)) + len(listed) - 3
 
 
@@ -78,7 +77,7 @@ class FilePlan:
             name: by_name[name].entry(sums.get(name, BLANK_SUM)) if of == name else {"same as": of}
             for name, of in self.listed.items()
         }
-        metadata = {"format": FORMAT, "version": str(VERSION), "tensors": _plain(entries), "sha256": BLANK_SEAL}
+        metadata = {"format": FORMAT, "version": str(VERSION), "tensors": compact(entries), "sha256": BLANK_SEAL}
         slots, at = [], 0
         for tensor in self.tensors:
             slots += tensor.slots(at)
@@ -88,7 +87,7 @@ class FilePlan:
     @property
     def dense(self) -> int:
         """Bytes of its tensors in memory."""
-        return sum(math.prod(one.shape) * WIDTH[one.dtype] for one in self.tensors)
+        return sum(byte_size(one.dtype, one.shape) for one in self.tensors)
 
     def size(self) -> int:
         """Bytes of the file."""
@@ -110,10 +109,6 @@ class FilePlan:
         file.seek(8)
         file.write(text)
         return seal_of(text)
-
-
-def _plain(data: Any) -> str:
-    return json.dumps(data, separators=(",", ":"))
 
 
 def words_of(tensor: Tensor) -> Words:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..core.errors import SparselandError
 from . import version1
 from .checksum import is_sealed, seal_of, tensor_sum
-from .container import ERRORS, TYPES, WIDTH, WORDS, Reader, Slot, length_of, unique
+from .container import ERRORS, TYPES, WIDTH, WORDS, Reader, Slot, as_tensor, byte_size, length_of, unique
 from .decoding import check, decode, rebuild
 from .forms import Layout, Words
 from .planning import FORMAT, VERSION
@@ -43,7 +42,7 @@ class Stored:
     @property
     def dense(self) -> int:
         """Bytes of the tensor in memory."""
-        return math.prod(self.shape) * WIDTH[self.dtype]
+        return byte_size(self.dtype, self.shape)
 
 
 class PackedFile:
@@ -161,8 +160,7 @@ def _tensor(stored: Stored, parts: list[Words]) -> Tensor:
     else:
         words = np.zeros(stored.dense // width, f"<u{width}")  # zeros from the system are not written twice
         decode(stored.layout, stored.shape, parts, words, zeroed=True)
-    kind = str(WORDS[width]).removeprefix("torch.")
-    return torch.from_numpy(words.view(kind)).view(TYPES[stored.dtype]).reshape(stored.shape)
+    return as_tensor(words, stored.dtype, stored.shape)
 
 
 def write_into(target: Tensor, stored: Stored, parts: list[Words], made: Callable[[], Tensor]) -> None:

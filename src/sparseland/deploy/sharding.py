@@ -13,8 +13,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..core.errors import DataNotFound, OutputError, SparselandError, nearest
 from ..files import TEMPORARY, write_file
@@ -84,9 +85,13 @@ def save_shards(folder: Path, files: Sequence[FilePlan], fetch: Fetch, order: Se
     generation = next(i for i in range(1, len(used) + 2) if i not in used)
     shards = shard_names(len(files), generation)
     seals: list[str] = []
+
+    def write(plan: FilePlan, file: IO[bytes]) -> None:
+        seals.append(plan.write(file, fetch))
+
     try:
-        for shard, file in zip(shards, files, strict=True):
-            write_file(folder / shard, lambda open_file, file=file: seals.append(file.write(open_file, fetch)))  # type: ignore[misc]
+        for shard, plan in zip(shards, files, strict=True):
+            write_file(folder / shard, partial(write, plan))
         text = index_text(files, shards, seals, order)
         write_file(folder / INDEX, lambda open_file: open_file.write(text))
     except BaseException:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # told apart by everyone
 MARKERS = "osD^vPX"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sparseland",
     "font.size": 9,
@@ -44,7 +44,7 @@ def draw(chart: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
     zoom = chart.get("zoom")
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE):
         made = Figure(figsize=(9.2 if zoom else 6.4, 3.6), layout="constrained")
         panels = made.subplots(1, 2 if zoom else 1, squeeze=False)[0]
         for axes in panels:

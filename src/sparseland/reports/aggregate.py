@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..advisor.facts import look
 from .numbers import spread
 
 Run = Mapping[str, Any]
@@ -58,24 +59,11 @@ def _measured(runs: Sequence[Run]) -> dict[str, list[Any]]:
         "explored": ("explored",), "seconds": ("seconds",), "dead_units": ("dead_units",),
         "peak_bytes": ("memory", "peak_bytes"),
     }  # fmt: skip
-    out = {key: [lookup(result, *path) for result in results] for key, path in paths.items()}
-    out["bytes"] = [run.get("packed", lookup(run["result"], "bytes", "packed")) for run in runs]
+    out = {key: [look(result, *path) for result in results] for key, path in paths.items()}
+    out["bytes"] = [run.get("packed", look(run["result"], "bytes", "packed")) for run in runs]
     out["nonzeros"] = [run.get("nonzeros") for run in runs]
     out["worst_class"] = [worst(result)[1] for result in results]
     return out
-
-
-def lookup(data: Any, *path: str) -> Any:
-    """The value at a path of keys, or None where one is missing.
-
-    >>> lookup({"a": {"b": 1}}, "a", "b"), lookup({"a": {}}, "a", "b")
-    (1, None)
-    """
-    for key in path:
-        if not isinstance(data, Mapping) or key not in data:
-            return None
-        data = data[key]
-    return data
 
 
 def worst(result: Run) -> tuple[int | None, float | None]:
@@ -84,7 +72,7 @@ def worst(result: Run) -> tuple[int | None, float | None]:
     >>> worst({"test": {"per_class": [1.0, 0.8, None]}})
     (1, 0.8)
     """
-    per_class = lookup(result, "test", "per_class") or []
+    per_class = look(result, "test", "per_class") or []
     known = [(value, i) for i, value in enumerate(per_class) if value is not None]
     return (min(known)[1], min(known)[0]) if known else (None, None)
 

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from .aggregate import lookup
+from ..advisor.facts import look
 
 FEW = 10  # images below which a bin's share of right answers is mostly luck: drawn faint
 LEFT, TOP, SIDE, STRIP = 38, 10, 156, 30  # of the diagram, in units of its own
@@ -21,11 +21,11 @@ def calibration(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
     """
     out = []
     for i, row in enumerate(rows):
-        tests = [lookup(run["result"], "test") for run in runs if run["label"] == row["label"]]
-        bins = add_up([lookup(test, "bins") for test in tests])
+        tests = [look(run["result"], "test") for run in runs if run["label"] == row["label"]]
+        bins = add_up([look(test, "bins") for test in tests])
         if not bins:
             continue
-        known = [value for value in (lookup(test, "ece") for test in tests) if value is not None]
+        known = [value for value in (look(test, "ece") for test in tests) if value is not None]
         ece = mean(known) if known else _ece(bins)
         title = f"Reliability of {row['label']}: calibration error {100 * ece:.1f} %, {lean(bins)}"
         svg = diagram(bins, i, title)

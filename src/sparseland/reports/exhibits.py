@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .aggregate import lookup
+from ..advisor.facts import look
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def exhibits(runs: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
 
 
 def _config(run: Mapping[str, Any], key: str) -> Any:
-    return lookup(run["result"], "config", key)
+    return look(run["result"], "config", key)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ def _pictures(
 def _first_layer(
     runs: Sequence[Mapping[str, Any]], weights: Mapping[Any, Mapping[str, Tensor]], dataset: Dataset
 ) -> dict[str, Any]:
-    layers = lookup(runs[0]["result"], "layers") or []
+    layers = look(runs[0]["result"], "layers") or []
     name = str(layers[0]["name"]) if layers else ""
     tensor = next(iter(weights.values())).get(name)
     if tensor is None or tensor.ndim < 2:

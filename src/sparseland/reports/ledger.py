@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from .aggregate import lookup
+from ..advisor.facts import look
 from .numbers import count, duration, percent, ratio, scaled
 
 Row = Mapping[str, Any]
@@ -69,7 +69,7 @@ def _by_key(
 ) -> dict[str, Any] | None:
     """A table of methods × keys from a mapping in each result; None where no run has it, or has it otherwise."""
     tables = {
-        row["label"]: [lookup(run["result"], *path) for run in runs if run["label"] == row["label"]] for row in rows
+        row["label"]: [look(run["result"], *path) for run in runs if run["label"] == row["label"]] for row in rows
     }
     keys = list(dict.fromkeys(key for found in tables.values() for one in found for key in (one or {})))
     lines = []
@@ -89,7 +89,7 @@ def layer_table(rows: Sequence[Row], runs: Sequence[Run]) -> dict[str, Any] | No
     found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     shapes: dict[str, str] = {}
     for run in runs:
-        for layer in lookup(run["result"], "layers") or ():
+        for layer in look(run["result"], "layers") or ():
             shapes.setdefault(layer["name"], " × ".join(str(n) for n in layer["shape"]))
             found.setdefault(layer["name"], {}).setdefault(run["label"], []).append(layer)
     lines = []
@@ -111,7 +111,7 @@ def cards(rows: Sequence[Row], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The sparsity card of each method, of its first run: label and (field, text) pairs."""
     out = []
     for row in rows:
-        card = next((lookup(run["result"], "card") for run in runs if run["label"] == row["label"]), None)
+        card = next((look(run["result"], "card") for run in runs if run["label"] == row["label"]), None)
         if isinstance(card, Mapping) and card:
             out.append(
                 {"label": row["label"], "fields": [(key.replace("_", " "), _said(v)) for key, v in card.items()]}

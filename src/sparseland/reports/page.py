@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..advisor.facts import look
 from . import charts
-from .aggregate import lookup
 from .calibration import calibration
 from .judgement import findings, forest, on_front, pareto
 from .ledger import cards, further, layer_table, operators, scopes
@@ -71,7 +71,7 @@ def _content(record: Mapping[str, Any]) -> dict[str, Any]:
     columns, cells = headline(rows)
     shown = record.get("exhibits") or {}
     return {
-        "version": lookup(record, "versions", "sparseland") or __version__,
+        "version": look(record, "versions", "sparseland") or __version__,
         **_recipe(record["recipe"]),
         "kind": record["kind"],
         "created": record["created"].replace("T", " ").replace("Z", " UTC"),
@@ -95,7 +95,7 @@ def _content(record: Mapping[str, Any]) -> dict[str, Any]:
         "scopes": scopes(rows, runs),
         "layer_table": layer_table(rows, runs),
         "cards": cards(rows, runs),
-        "classes": class_table(rows, runs, lookup(shown, "pictures", "names")),
+        "classes": class_table(rows, runs, look(shown, "pictures", "names")),
         "calibration": calibration(rows, runs),
         "first_layer": first_layer(shown.get("first_layer")),
         "pictures": picture_wall(shown.get("pictures")),
@@ -127,7 +127,7 @@ def _sort_key(row: Mapping[str, Any], column: int, text: str) -> Any:
         return len(row["seeds"])
     if key is None:
         return text
-    value = lookup(row, key, "mean")
+    value = look(row, key, "mean")
     return "" if value is None else value
 
 
@@ -136,7 +136,7 @@ def _machine(record: Mapping[str, Any]) -> list[str]:
     cpu, cores, system, device, threads = (
         machine.get(key, "?") for key in ("cpu", "cores", "system", "device", "threads")
     )
-    trained = duration(sum(lookup(run["result"], "seconds") or 0 for run in record["runs"]))
+    trained = duration(sum(look(run["result"], "seconds") or 0 for run in record["runs"]))
     runs = len(record["runs"])
     return [
         f"{cpu}, {cores} cores, {system}, {device}",
@@ -158,9 +158,9 @@ def _composition(method: Mapping[str, Any]) -> str:
 
 def _run_line(run: Mapping[str, Any]) -> list[str]:
     result = run["result"]
-    accuracies = [lookup(result, split, "accuracy") for split in ("validation", "test")]
-    step = lookup(result, "checkpoints", lookup(result, "checkpoints", "chosen") or "", "step")
-    seconds = lookup(result, "seconds")
+    accuracies = [look(result, split, "accuracy") for split in ("validation", "test")]
+    step = look(result, "checkpoints", look(result, "checkpoints", "chosen") or "", "step")
+    seconds = look(result, "seconds")
     return [
         f"{run['label']}, seed {run['seed']}", *("–" if a is None else f"{a:.2%}" for a in accuracies),
         "–" if run.get("nonzeros") is None else count(run["nonzeros"]), "–" if step is None else f"step {step:,}",

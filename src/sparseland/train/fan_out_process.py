@@ -57,9 +57,11 @@ class Worker:
         self.more = None if theirs is None else os.fdopen(theirs, "wb")
         if ours is not None:
             os.close(ours)
+        asked = self.process.stdin
+        assert asked is not None
         with contextlib.suppress(BrokenPipeError):  # it died already: `poll` says of what
-            self.process.stdin.write(self._asked({"more": ours}))  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
+            asked.write(self._asked({"more": ours}))
+            asked.flush()
 
     def take(self, call: Call) -> bool:
         """Another call for an idle worker; False if it has died in the meantime."""

@@ -131,7 +131,8 @@ def _connect(ray: Any, address: str | None, workers: int | None, threads: int) -
         ray.init(**options, log_to_driver=False, logging_level="error")
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, TimeoutError, gRPC's
         where = f"at {address!r}" if address else "on this machine"
-        raise SparselandError(f"cannot use Ray {where}: {type(error).__name__}: {error}") from error
+        hint = "; if that Ray asks for a token, set RAY_AUTH_MODE=token here too" if address else ""
+        raise SparselandError(f"cannot use Ray {where}: {type(error).__name__}: {error}{hint}") from error
 
 
 def _knock(address: str) -> None:

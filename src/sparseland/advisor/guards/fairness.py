@@ -109,7 +109,7 @@ def extended_training(runs: Sequence[Facts]) -> Finding | None:
 
 
 @guard("TestSelection", "refuse")
-def test_selection(runs: Sequence[Facts]) -> Finding | None:
+def chosen_on_test(runs: Sequence[Facts]) -> Finding | None:
     """Protects from test accuracies that were looked at before: tuning, stopping or choosing on the test split."""
     tuned = [run for run in runs if run.tuned_on == "test"]
     chosen = [run for run in runs if look(run.result, "selection", "split") == "test"]
@@ -125,17 +125,11 @@ def test_selection(runs: Sequence[Facts]) -> Finding | None:
     )
 
 
-test_selection.__test__ = False  # type: ignore[attr-defined]  # the name is the guard's; pytest must not collect it
-
-
 @guard("DataMismatch", "refuse")
 def data_mismatch(runs: Sequence[Facts]) -> Finding | None:
     """Protects from accuracies of different tasks: other data, splits, numbers of images or augmentation."""
-    fields: dict[str, list[tuple[str, Any]]] = {}
+    fields = _settings(runs, DATA_KEYS)
     for run in runs:
-        for key in DATA_KEYS:
-            if key in run.config:
-                fields.setdefault(key, []).append((run.label, run.config[key]))
         for key in ("name", "images", "classes", "hash"):
             value = look(run.result, "data", key)
             if value is not None:
@@ -156,13 +150,9 @@ def data_mismatch(runs: Sequence[Facts]) -> Finding | None:
 @guard("ScopeMismatch", "refuse")
 def scope_mismatch(runs: Sequence[Facts]) -> Finding | None:
     """Protects from "90 % sparse" meaning other layers in every row: other models, targets or ignore lists."""
-    fields: dict[str, list[tuple[str, Any]]] = {}
-    for run in runs:
-        if run.dense:
-            continue  # its zeros are none, whatever they would be counted over
-        for key in ("model", "model_options", "targets", "ignore"):
-            if key in run.config:
-                fields.setdefault(key, []).append((run.label, run.config[key]))
+    sparse = [run for run in runs if not run.dense]  # a dense run's zeros are none, whatever they were counted over
+    fields = _settings(sparse, ("model", "model_options", "targets", "ignore"))
+    for run in sparse:
         if number(run.result.get("total")) is not None:
             fields.setdefault("weights counted", []).append((run.label, run.result["total"]))
         if run.layers:
@@ -206,11 +196,8 @@ def _dense_alike(a: float, b: float) -> bool:
 @guard("RecipeMismatch", "flag")
 def recipe_mismatch(runs: Sequence[Facts]) -> Finding | None:
     """Protects from crediting the method with what another optimizer, learning rate or weight decay did."""
-    fields: dict[str, list[tuple[str, Any]]] = {}
+    fields = _settings(runs, RECIPE_KEYS)
     for run in runs:
-        for key in RECIPE_KEYS:
-            if key in run.config:
-                fields.setdefault(key, []).append((run.label, run.config[key]))
         chosen = look(run.result, "selection", "split")
         if chosen in ("validation", "last"):
             fields.setdefault("checkpoint", []).append((run.label, chosen))
@@ -240,6 +227,16 @@ def unequal_seeds(runs: Sequence[Facts]) -> Finding | None:
         f"not every method has every seed ({listed}; common to all: {len(common)})",
         "Run the missing seeds; a failed run is a result too.",
     )
+
+
+def _settings(runs: Sequence[Facts], keys: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
+    """{key: [(label, value)]} of what the runs' configurations say."""
+    fields: dict[str, list[tuple[str, Any]]] = {}
+    for run in runs:
+        for key in keys:
+            if key in run.config:
+                fields.setdefault(key, []).append((run.label, run.config[key]))
+    return fields
 
 
 def _differing(fields: dict[str, list[tuple[str, Any]]]) -> list[str]:
