@@ -1,0 +1,54 @@
+// A small pool of threads that all engines share. Whoever holds it runs steps on it; others run alone meanwhile.
+#pragma once
+#include <atomic>
+#include <exception>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace sl {
+
+class Pool {
+ public:
+  using Work = std::function<void(int piece, int worker)>;
+  static Pool& shared();  // anew in a forked child, whose threads are gone
+  ~Pool();
+
+  // While it lives, its holder's `run` may use up to `threads` threads, the caller's own among them.
+  class Lease {
+   public:
+    Lease(Pool& pool, int threads);
+    ~Lease();
+    int threads() const { return threads_; }
+    void run(int pieces, const Work& work);  // all pieces; the first exception is thrown on after the last piece
+
+   private:
+    Pool& pool_;
+    int threads_;
+    bool held_;
+  };
+
+ private:
+  void grow(int workers);
+  void loop(int worker);
+  void take(int worker);
+
+  std::mutex holder_;
+  std::vector<std::thread> threads_;
+  std::atomic<uint32_t> round_{0};    // a new round of work
+  std::atomic<int> next_{0};          // the next piece
+  std::atomic<int> inside_{0};        // workers that have not finished this round
+  std::atomic<bool> stop_{false};
+  int active_ = 0;                    // workers 1 .. active_ take part
+  int pieces_ = 0;
+  const Work* work_ = nullptr;
+  std::mutex failing_;
+  std::exception_ptr failure_;
+};
+
+int cpus();  // that this process may use
+
+}  // namespace sl

@@ -1,0 +1,192 @@
+// The portable vector layer: SL_W floats at a time, through the compiler's vector types.
+//
+// A translation unit of kernels is compiled once per instruction set. The build defines SL_ISA (a namespace: avx512,
+// avx2, neon, wasm, plain) and SL_W (floats per vector: 16, 8, 4, 4, 1). Everything here lives in that namespace, so the
+// variants of a kernel can be linked side by side. Only this file may know instruction sets.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#ifndef SL_ISA
+#error "compile kernels with -DSL_ISA=<name> -DSL_W=<floats per vector>"
+#endif
+
+namespace sl::SL_ISA {
+
+constexpr int W = SL_W;        // floats per vector
+constexpr int UNIT = 16;       // lanes of a tile come in units of 16 floats on every machine
+constexpr int PER_UNIT = UNIT / W;
+
+typedef float vf __attribute__((vector_size(SL_W * 4), may_alias));
+typedef float vfu __attribute__((vector_size(SL_W * 4), may_alias, aligned(4)));
+typedef int32_t vi __attribute__((vector_size(SL_W * 4), may_alias));
+typedef int32_t viu __attribute__((vector_size(SL_W * 4), may_alias, aligned(4)));
+
+#define SL_INLINE inline __attribute__((always_inline))
+#define SL_NOW __attribute__((always_inline))  // of a lambda
+
+SL_INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
+SL_INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
+SL_INLINE vf zero() { return vf{}; }
+SL_INLINE vf set1(float x) { return x - vf{}; }
+SL_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted: compile with -ffp-contract=fast
+SL_INLINE vf max(vf a, vf b) { return a > b ? a : b; }    // NaN in a gives b
+SL_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+SL_INLINE vi to_int(vf v) { return __builtin_convertvector(v, vi); }  // towards zero
+SL_INLINE vf to_float(vi v) { return __builtin_convertvector(v, vf); }
+SL_INLINE vf as_float(vi v) { return (vf)v; }
+SL_INLINE vi as_int(vf v) { return (vi)v; }
+
+// body(0), body(1) .. body(N - 1) one after the other, each index a constant: arrays of vectors stay in registers.
+template <int N, class Body>
+SL_INLINE void each(Body&& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    (body(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+#define SL_EACH(i) [&](auto i) SL_NOW
+
+// n floats (0 <= n <= W) in pieces of 16, 8, 4, 2 and 1.
+SL_INLINE void copy_part(float* to, const float* from, int n) {
+  each<5>(SL_EACH(k) {
+    constexpr int piece = 16 >> k;
+    if constexpr (piece <= W) {
+      if (n & piece) {
+        __builtin_memcpy(to, from, piece * 4);
+        to += piece, from += piece;
+      }
+    }
+  });
+}
+
+#if defined(__AVX2__) && SL_W == 8
+SL_INLINE __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+// The first n lanes (0 <= n <= W), the others zero / untouched. Memory beyond them is not touched at all.
+SL_INLINE vf load_part(const float* p, int n) {
+#if defined(__AVX512F__) && SL_W == 16
+  return (vf)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1u), p);
+#elif defined(__AVX2__) && SL_W == 8
+  return (vf)_mm256_maskload_ps(p, first_lanes(n));
+#else
+  float lanes[W] = {};
+  copy_part(lanes, p, n);
+  return load(lanes);
+#endif
+}
+SL_INLINE void store_part(float* p, vf v, int n) {
+#if defined(__AVX512F__) && SL_W == 16
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1u), (__m512)v);
+#elif defined(__AVX2__) && SL_W == 8
+  _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+#else
+  float lanes[W];
+  store(lanes, v);
+  copy_part(p, lanes, n);
+#endif
+}
+
+// Every second lane of the 2 W lanes a, b; the lanes of a and b in turn (first half, second half).
+SL_INLINE vf evens(vf a, vf b) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    return __builtin_shufflevector(a, b, (2 * I)...);
+  }(std::make_integer_sequence<int, W>{});
+}
+SL_INLINE vf odds(vf a, vf b) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    return __builtin_shufflevector(a, b, (2 * I + 1)...);
+  }(std::make_integer_sequence<int, W>{});
+}
+template <int HALF>  // 0: the first half of the lanes, 1: the second
+SL_INLINE vf in_turn(vf a, vf b) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    return __builtin_shufflevector(a, b, (I / 2 + I % 2 * W + HALF * (W / 2))...);
+  }(std::make_integer_sequence<int, W>{});
+}
+
+// Lane j of v[i] becomes lane i of v[j]: log2 W perfect shuffles.
+SL_INLINE void transpose(vf (&v)[W]) {
+  each<(W > 1) + (W > 2) + (W > 4) + (W > 8)>(SL_EACH() {
+    vf next[W];
+    each<W / 2>(SL_EACH(i) {
+      next[2 * i] = in_turn<0>(v[i], v[i + W / 2]);
+      next[2 * i + 1] = in_turn<1>(v[i], v[i + W / 2]);
+    });
+    each<W>(SL_EACH(i) { v[i] = next[i]; });
+  });
+}
+
+// Lane i of the result is the sum of the lanes of v[i].
+SL_INLINE vf sums(vf (&v)[W]) {
+  each<(W > 1) + (W > 2) + (W > 4) + (W > 8)>(SL_EACH(s) {
+    each<(W >> (s + 1))>(SL_EACH(i) { v[i] = evens(v[2 * i], v[2 * i + 1]) + odds(v[2 * i], v[2 * i + 1]); });
+  });
+  return v[0];
+}
+SL_INLINE float sum(vf v) {
+  each<(W > 1) + (W > 2) + (W > 4) + (W > 8)>(SL_EACH() { v = evens(v, v) + odds(v, v); });
+  return v[0];
+}
+SL_INLINE float largest(vf v) {
+  each<(W > 1) + (W > 2) + (W > 4) + (W > 8)>(SL_EACH() { v = max(evens(v, v), odds(v, v)); });
+  return v[0];
+}
+
+SL_INLINE vf sqrt(vf v) {
+  each<W>(SL_EACH(i) { v[int(i)] = __builtin_sqrtf(v[int(i)]); });
+  return v;
+}
+
+// e^x, relative error < 2e-7 within [-87, 88]; below it 0, above it e^88 (finite). NaN stays NaN.
+SL_INLINE vf exp(vf x) {
+  const vf under = set1(-87.33654f), over = set1(88.37626f);
+  vf y = x < under ? under : x;
+  y = y > over ? over : y;
+  vf m = fma(y, set1(1.44269504f), set1(12582912.0f));  // 1.5 * 2^23: the low bits of m are the rounded integer
+  vf n = m - set1(12582912.0f);
+  vf r = fma(n, set1(-0.693359375f), y);
+  r = fma(n, set1(2.12194440e-4f), r);
+  vf p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r + set1(1.0f));
+  vf scale = as_float((as_int(m) + 127) << 23);
+  vf e = p * scale;
+  e = x < under ? zero() : e;
+  return x == x ? e : x;
+}
+SL_INLINE vf sigmoid(vf x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+SL_INLINE vf tanh(vf x) {  // 1 - 2 / (e^2x + 1); for small |x| the odd polynomial, which does not cancel
+  vf x2 = x * x;
+  vf p = fma(x2, set1(-0.0218694885f), set1(0.0539682540f));  // 62/2835 and 17/315 of the series
+  p = fma(p * set1(-1.0f), x2, set1(0.1333333333f));
+  p = fma(p, x2, set1(-0.3333333333f));
+  vf small = fma(p * x2, x, x);
+  vf big = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
+  return (x2 < set1(0.04f)) ? small : big;
+}
+SL_INLINE vf erf(vf x) {  // Abramowitz & Stegun 7.1.26, |error| < 1.5e-7
+  vf a = x < zero() ? -x : x;
+  vf t = set1(1.0f) / fma(set1(0.3275911f), a, set1(1.0f));
+  vf p = fma(set1(1.061405429f), t, set1(-1.453152027f));
+  p = fma(p, t, set1(1.421413741f));
+  p = fma(p, t, set1(-0.284496736f));
+  p = fma(p, t, set1(0.254829592f));
+  vf y = set1(1.0f) - p * t * exp(-a * a);
+  return x < zero() ? -y : y;
+}
+
+}  // namespace sl::SL_ISA

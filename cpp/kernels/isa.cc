@@ -1,0 +1,12 @@
+// All kernels for one instruction set: the build compiles this file once for each.
+#include "act.h"
+#include "simd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+namespace sl::SL_ISA {
+#include "all.inc"
+}  // namespace sl::SL_ISA
