@@ -22,8 +22,8 @@ SL_INLINE vf apply(const Activation& a, vf v) {
     case Act::silu: return v * sigmoid(v);
     case Act::gelu: return set1(0.5f) * v * (set1(1.0f) + erf(v * set1(0.70710678f)));
     case Act::gelu_tanh: {
-      vf inner = set1(0.79788456f) * fma(set1(0.044715f) * v * v, v, v);
-      return set1(0.5f) * v * (set1(1.0f) + tanh(inner));
+      const vf inner = set1(2.0f * 0.79788456f) * fma(set1(0.044715f) * v * v, v, v);
+      return v * sigmoid(inner);  // (1 + tanh u) / 2 = sigmoid(2 u)
     }
     case Act::sigmoid: return sigmoid(v);
     case Act::tanh: return tanh(v);

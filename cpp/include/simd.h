@@ -142,6 +142,11 @@ SL_INLINE float largest(vf v) {
   return v[0];
 }
 
+SL_INLINE vf iota() {  // 0, 1, 2 ..
+  return []<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    return vf{float(I)...};
+  }(std::make_integer_sequence<int, W>{});
+}
 SL_INLINE vf sqrt(vf v) {
   each<W>(SL_EACH(i) { v[int(i)] = __builtin_sqrtf(v[int(i)]); });
   return v;
@@ -178,15 +183,25 @@ SL_INLINE vf tanh(vf x) {  // 1 - 2 / (e^2x + 1); for small |x| the odd polynomi
   vf big = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
   return (x2 < set1(0.04f)) ? small : big;
 }
-SL_INLINE vf erf(vf x) {  // Abramowitz & Stegun 7.1.26, |error| < 1.5e-7
-  vf a = x < zero() ? -x : x;
-  vf t = set1(1.0f) / fma(set1(0.3275911f), a, set1(1.0f));
-  vf p = fma(set1(1.061405429f), t, set1(-1.453152027f));
-  p = fma(p, t, set1(1.421413741f));
-  p = fma(p, t, set1(-0.284496736f));
-  p = fma(p, t, set1(0.254829592f));
-  vf y = set1(1.0f) - p * t * exp(-a * a);
-  return x < zero() ? -y : y;
+// x P(x^2) / Q(x^2), fitted to erf on [0, 3.9] for the least largest relative error (2e-8; in floats 4e-7); 1 beyond.
+SL_INLINE vf erf(vf x) {
+  const vf most = set1(3.9f);
+  vf y = x < -most ? -most : x;
+  y = y > most ? most : y;
+  const vf u = y * y;
+  vf p = fma(set1(2.0664724e-06f), u, set1(0.000285061468f));
+  p = fma(p, u, set1(0.00373832607f));
+  p = fma(p, u, set1(0.0526680173f));
+  p = fma(p, u, set1(0.1896664f));
+  p = fma(p, u, set1(1.12837915f));
+  vf q = fma(set1(3.82699748e-05f), u, set1(0.00115737085f));
+  q = fma(q, u, set1(0.0149142362f));
+  q = fma(q, u, set1(0.113818774f));
+  q = fma(q, u, set1(0.501420252f));
+  q = fma(q, u, set1(1.0f));
+  vf e = y * p / q;
+  e = x > most ? set1(1.0f) : e;
+  return x < -most ? set1(-1.0f) : e;
 }
 
 }  // namespace sl::SL_ISA

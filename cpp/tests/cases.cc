@@ -51,7 +51,8 @@ double Activated::operator()(double v) const {
     case Act::hardsigmoid: return std::min(std::max(v + 3.0, 0.0), 6.0) / 6.0;
     case Act::silu: return v * sigmoid(v);
     case Act::gelu: return 0.5 * v * (1.0 + std::erf(v / std::sqrt(2.0)));
-    case Act::gelu_tanh: return 0.5 * v * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979323846) * (v + 0.044715 * v * v * v)));
+    case Act::gelu_tanh:
+      return 0.5 * v * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979323846) * (v + 0.044715 * v * v * v)));
     case Act::sigmoid: return sigmoid(v);
     case Act::tanh: return std::tanh(v);
   }
@@ -73,11 +74,26 @@ Layout any_layout(Random& random) { return random.chance(0.6) ? Layout::tiles : 
 
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all{
-      {"spmm", draw_spmm},         {"gemm", draw_gemm},       {"conv", draw_conv},           {"first_conv", draw_first_conv},
-      {"dwconv", draw_dwconv},     {"pack", draw_pack},       {"unpack", draw_unpack},       {"pool", draw_pool},
-      {"gap", draw_gap},           {"unary", draw_unary},     {"binary", draw_binary},       {"channel", draw_channel},
-      {"norm", draw_norm},         {"softmax", draw_softmax}, {"attention", draw_attention}, {"fc", draw_fc},
-      {"embedding", draw_embedding}, {"rope", draw_rope},     {"concat", draw_concat},       {"slice", draw_slice},
+      {"spmm", draw_spmm},
+      {"gemm", draw_gemm},
+      {"conv", draw_conv},
+      {"first_conv", draw_first_conv},
+      {"dwconv", draw_dwconv},
+      {"pack", draw_pack},
+      {"unpack", draw_unpack},
+      {"pool", draw_pool},
+      {"gap", draw_gap},
+      {"unary", draw_unary},
+      {"binary", draw_binary},
+      {"channel", draw_channel},
+      {"norm", draw_norm},
+      {"softmax", draw_softmax},
+      {"attention", draw_attention},
+      {"fc", draw_fc},
+      {"embedding", draw_embedding},
+      {"rope", draw_rope},
+      {"concat", draw_concat},
+      {"slice", draw_slice},
       {"relayout", draw_relayout},
   };
   return all;

@@ -29,8 +29,8 @@ Geometry draw_geometry(Random& random, bool dilated) {
   }
 }
 
-Answer convolution(const Array& x, const std::vector<float>& weight, const std::vector<float>& bias, int outputs, int groups,
-                   const Geometry& g, const Array* residual, const Activated& act) {
+Answer convolution(const Array& x, const std::vector<float>& weight, const std::vector<float>& bias, int outputs,
+                   int groups, const Geometry& g, const Array* residual, const Activated& act) {
   Answer y(x.N, outputs, g.OH, g.OW);
   const int per = x.C / groups, per_out = outputs / groups;
   for (int n = 0; n < x.N; ++n)
@@ -43,7 +43,8 @@ Answer convolution(const Array& x, const std::vector<float>& weight, const std::
               for (int j = 0; j < g.kw; ++j) {
                 const int yy = h * g.sh - g.pt + i * g.dh, xx = w * g.sw - g.pl + j * g.dw;
                 if (yy < 0 || yy >= x.H || xx < 0 || xx >= x.W) continue;
-                const size_t at = ((size_t(o) * size_t(per) + size_t(c)) * size_t(g.kh) + size_t(i)) * size_t(g.kw) + size_t(j);
+                const size_t at =
+                    ((size_t(o) * size_t(per) + size_t(c)) * size_t(g.kh) + size_t(i)) * size_t(g.kw) + size_t(j);
                 const double term = weight[at] * x(n, o / per_out * per + c, yy, xx);
                 sum += term, size += std::fabs(term);
               }
@@ -58,7 +59,8 @@ Case draw_convolution(Random& random, bool first) {
   const Geometry g = draw_geometry(random, true);
   const bool dense = first || random.chance(0.4);
   const int groups = dense || random.chance(0.6) ? 1 : random.in(2, 4);
-  const int C = groups * (first ? random.in(1, 4) : random.size(groups > 1 ? 6 : 20)), O = groups * random.size(groups > 1 ? 7 : 40);
+  const int C = groups * (first ? random.in(1, 4) : random.size(groups > 1 ? 6 : 20)),
+            O = groups * random.size(groups > 1 ? 7 : 40);
   const int N = random.in(1, 2), per = C / groups * g.kh * g.kw, G = random.pick({1, 2, 4});
   const Activated act = Activated::draw(random);
   const double sparsity = dense ? 0.0 : random.pick({0.0, 0.5, 0.9, 1.0, random.uniform()});
@@ -73,9 +75,11 @@ Case draw_convolution(Random& random, bool first) {
   const int R = random.in(1, g.OH), T = round_up(R * g.OW, LANES);
   if (with_residual) c.input(random, Layout::tiles, residual, R, T);
   else c.op.in.push_back(-1);
-  c.output(random, Layout::tiles, convolution(x, weight, bias, O, groups, g, with_residual ? &residual : nullptr, act), R, T);
+  c.output(random, Layout::tiles, convolution(x, weight, bias, O, groups, g, with_residual ? &residual : nullptr, act),
+           R, T);
   c.op.ints = g.ints();
-  for (int v : {groups, int(act.act), dense ? (random.chance(0.5) ? 0 : -1) : G, random.pick({0, 0, 16, 64, 192})}) c.op.ints.push_back(v);
+  for (int v : {groups, int(act.act), dense ? (random.chance(0.5) ? 0 : -1) : G, random.pick({0, 0, 16, 64, 192})})
+    c.op.ints.push_back(v);
   c.op.floats = {act.lo, act.hi};
   c.blob(bias);
   if (dense) c.blob(weight);

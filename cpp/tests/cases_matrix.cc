@@ -16,7 +16,8 @@ Answer product(const Array& x, const std::vector<float>& weight, const std::vect
         for (int w = 0; w < x.W; ++w) {
           double sum = bias[size_t(o)], size = std::fabs(sum);
           for (int c = 0; c < x.C; ++c) {
-            const double term = double(weight[size_t(o) * size_t(x.C) + size_t(c)]) * x(n, c, h, w) * (scale ? (*scale)(n, c) : 1);
+            const double term =
+                double(weight[size_t(o) * size_t(x.C) + size_t(c)]) * x(n, c, h, w) * (scale ? (*scale)(n, c) : 1);
             sum += term, size += std::fabs(term);
           }
           if (residual) sum += (*residual)(n, o, h, w), size += std::fabs((*residual)(n, o, h, w));
@@ -45,8 +46,7 @@ Case draw_product(Random& random, bool sparse) {
   else c.op.in.push_back(-1);
   if (with_scale) c.input(random, Layout::plain, scale);
   else c.op.in.push_back(-1);
-  const Answer y =
-      product(x, weight, bias, O, with_residual ? &residual : nullptr, with_scale ? &scale : nullptr, act);
+  const Answer y = product(x, weight, bias, O, with_residual ? &residual : nullptr, with_scale ? &scale : nullptr, act);
   c.output(random, Layout::tiles, y, R, T);
   c.op.floats = {act.lo, act.hi};
   const int chunk = random.pick({0, 0, 16, 32, 64, 256});

@@ -10,7 +10,8 @@ Array image(Random& random, double scale = 1.0) {
   return Array::random(random, random.in(1, 3), random.size(40), random.size(W == 1 ? 150 : 24), W, scale);
 }
 Array image_or_vector(Random& random, double scale = 1.0) {
-  return random.chance(0.3) ? Array::random(random, random.in(1, 3), random.size(300), 1, 1, scale) : image(random, scale);
+  return random.chance(0.3) ? Array::random(random, random.in(1, 3), random.size(300), 1, 1, scale)
+                            : image(random, scale);
 }
 
 template <class F>
@@ -19,7 +20,8 @@ Answer mapped(const Array& x, F f) {  // f(n, c, h, w)
   for (int n = 0; n < x.N; ++n)
     for (int c = 0; c < x.C; ++c)
       for (int h = 0; h < x.H; ++h)
-        for (int w = 0; w < x.W; ++w) y.value(n, c, h, w) = f(n, c, h, w), y.size(n, c, h, w) = 1 + std::fabs(x(n, c, h, w));
+        for (int w = 0; w < x.W; ++w)
+          y.value(n, c, h, w) = f(n, c, h, w), y.size(n, c, h, w) = 1 + std::fabs(x(n, c, h, w));
   return y;
 }
 Answer same(const Array& x) {
@@ -33,7 +35,8 @@ Answer alike(Case& c, Random& random, int number, Answer y) {  // an output that
 
 Case draw_moved(Random& random, bool packing) {
   Case c;
-  const Array x = random.chance(0.5) ? image(random) : Array::random(random, random.in(1, 2), random.in(1, 70), random.in(1, 70), 1);
+  const Array x = random.chance(0.5) ? image(random)
+                                     : Array::random(random, random.in(1, 2), random.in(1, 70), random.in(1, 70), 1);
   const bool interleaved = random.chance(0.6);
   c.input(random, packing ? Layout::plain : Layout::tiles, x);
   c.interleaved.back() = packing && interleaved;

@@ -21,7 +21,8 @@ Mask draw_mask(Random& random, int N, int heads, int queries, int keys) {
   Mask m;
   m.there = random.chance(0.5);
   if (!m.there) return m;
-  m.a = Array::random(random, random.chance(0.5) ? 1 : N, random.chance(0.5) ? 1 : heads, random.chance(0.2) ? 1 : queries, keys);
+  m.a = Array::random(random, random.chance(0.5) ? 1 : N, random.chance(0.5) ? 1 : heads,
+                      random.chance(0.2) ? 1 : queries, keys);
   const double hidden = random.pick({0.0, 0.3, 0.9});
   for (double& v : m.a.v)
     if (random.chance(hidden)) v = -std::numeric_limits<double>::infinity();
@@ -59,7 +60,8 @@ Answer attended(const Array& q, const Array& k, const Array& v, const Mask& m, i
 
 Case draw_norm(Random& random) {
   Case c;
-  const int N = random.in(1, 3), C = random.size(130), H = random.size(150), W = random.chance(0.6) ? 1 : random.size(9);
+  const int N = random.in(1, 3), C = random.size(130), H = random.size(150),
+            W = random.chance(0.6) ? 1 : random.size(9);
   const bool rms = random.chance(0.4), has_weight = random.chance(0.7), has_bias = random.chance(0.6);
   const double eps = random.pick({1e-5, 1e-6, 1e-3});
   const auto weight = random.numbers(C), bias = random.numbers(C);
@@ -93,7 +95,8 @@ Case draw_norm(Random& random) {
 Case draw_softmax(Random& random) {
   Case c;
   const int W = random.size(200);
-  const Array x = Array::random(random, random.in(1, 3), random.size(5), random.size(20), W, random.chance(0.2) ? 50.0 : 3.0);
+  const Array x =
+      Array::random(random, random.in(1, 3), random.size(5), random.size(20), W, random.chance(0.2) ? 50.0 : 3.0);
   const int cols = random.chance(0.2) ? W * x.H : W;
   Answer y(x.N, x.C, x.H, x.W);
   for (size_t first = 0; first < x.v.size(); first += size_t(cols)) {
@@ -114,7 +117,8 @@ Case draw_attention(Random& random) {
   const int d = random.size(40), dv = random.chance(0.7) ? d : random.size(40);
   const bool causal = random.chance(0.4);
   const float scale = random.chance(0.7) ? float(1.0 / std::sqrt(double(d))) : random.number();
-  const Array q = Array::random(random, N, heads * d, queries, 1, 2.0), k = Array::random(random, N, kv_heads * d, keys, 1, 2.0);
+  const Array q = Array::random(random, N, heads * d, queries, 1, 2.0),
+              k = Array::random(random, N, kv_heads * d, keys, 1, 2.0);
   const Array v = Array::random(random, N, kv_heads * dv, keys, 1);
   const Mask mask = draw_mask(random, N, heads, queries, keys);
   const int qi = c.input(random, Layout::tiles, q);

@@ -2,9 +2,10 @@
 //
 //   oracle [--isa NAME|all] [--cases N] [--seed S] [--kind K]
 //
-// A case is run twice, cut for different numbers of threads, its pieces in random order on up to four threads; the answers
-// must be right, equal to the last bit, and nothing but the outputs may change. Lanes that mean nothing are NaN. With
-// --broken, ops are damaged instead: preparing them must say so, or they must run without touching what is not theirs.
+// A case is run twice, cut for different numbers of threads, its pieces in random order on up to four threads; the
+// answers must be right, equal to the last bit, and nothing but the outputs may change. Lanes that mean nothing are
+// NaN. With --broken, ops are damaged instead: preparing them must say so, or they must run without touching what is not
+// theirs.
 #include "oracle.h"
 
 #include <atomic>
@@ -66,7 +67,9 @@ struct Run {
       t.data = memory.back().data;
       if (t.layout == Layout::ids) std::memcpy(t.data, c.ids[i].data(), c.ids[i].size() * 8);
       else if (!c.values[i].v.empty())
-        for_each(t, [&](int n, int k, int h, int w) { *place(t, c.interleaved[i], n, k, h, w) = float(c.values[i](n, k, h, w)); });
+        for_each(t, [&](int n, int k, int h, int w) {
+          *place(t, c.interleaved[i], n, k, h, w) = float(c.values[i](n, k, h, w));
+        });
     }
   }
 };
@@ -123,7 +126,8 @@ double compare(const Case& c, const Run& run) {
     for_each(t, [&](int n, int k, int h, int w) {
       const double got = *place(t, c.interleaved[size_t(c.op.out[i])], n, k, h, w), asked = answer.value(n, k, h, w);
       const double error = std::fabs(got - asked) / (answer.size(n, k, h, w) + 1e-3);
-      if (!(error <= c.tolerance)) throw Error("at " + where(n, k, h, w) + " " + std::to_string(got) + ", not " + std::to_string(asked));
+      if (!(error <= c.tolerance))
+        throw Error("at " + where(n, k, h, w) + " " + std::to_string(got) + ", not " + std::to_string(asked));
       worst = std::max(worst, error);
     });
   }
@@ -155,7 +159,8 @@ double check(const Case& c, Prepare prepare, Random& random) {
   for (int out : c.op.out) {
     const bool turned = c.interleaved[size_t(out)];
     for_each(first.tensors[size_t(out)], [&](int n, int k, int h, int w) {
-      if (std::memcmp(place(first.tensors[size_t(out)], turned, n, k, h, w), place(second.tensors[size_t(out)], turned, n, k, h, w), 4))
+      if (std::memcmp(place(first.tensors[size_t(out)], turned, n, k, h, w),
+                      place(second.tensors[size_t(out)], turned, n, k, h, w), 4))
         throw Error("two runs differ at " + where(n, k, h, w));
     });
   }
@@ -184,7 +189,8 @@ void damage(Case& c, Random& random) {
       if (op.blobs.empty()) break;
       const size_t which = random.next() % op.blobs.size();
       auto* bytes = reinterpret_cast<uint8_t*>(c.store[which].data());
-      for (int i = 0; i < 3 && op.blobs[which].bytes; ++i) bytes[random.next() % uint64_t(op.blobs[which].bytes)] = uint8_t(random.next());
+      for (int i = 0; i < 3 && op.blobs[which].bytes; ++i)
+        bytes[random.next() % uint64_t(op.blobs[which].bytes)] = uint8_t(random.next());
       break;
     }
     case 7: {  // a shape
@@ -198,7 +204,8 @@ void damage(Case& c, Random& random) {
       op.floats.resize(size_t(random.in(0, 4)));
   }
   for (auto& ids : c.ids)
-    if (!ids.empty() && random.chance(0.3)) ids[random.next() % ids.size()] = random.pick({int64_t(-1), int64_t(1) << 40, INT64_MIN});
+    if (!ids.empty() && random.chance(0.3))
+      ids[random.next() % ids.size()] = random.pick({int64_t(-1), int64_t(1) << 40, INT64_MIN});
 }
 
 // True when preparing or running said no.
@@ -226,8 +233,8 @@ bool check_broken(Case c, Prepare prepare, Random& random) {
 std::string describe(const Case& c) {
   std::string text = c.text;
   for (const Tensor& t : c.tensors)
-    text += "\n  tensor layout " + std::to_string(int(t.layout)) + " " + where(t.N, t.C, t.H, t.W) + " R " + std::to_string(t.R) +
-            " T " + std::to_string(t.T);
+    text += "\n  tensor layout " + std::to_string(int(t.layout)) + " " + where(t.N, t.C, t.H, t.W) + " R " +
+            std::to_string(t.R) + " T " + std::to_string(t.T);
   const auto list = [&](const char* name, const auto& numbers) {
     text += std::string("\n  ") + name;
     for (auto v : numbers) text += " " + std::to_string(v);
@@ -259,8 +266,9 @@ bool check_kind(const Isa& isa, const Kind& kind, const Options& options) {
       if (options.broken) refused += check_broken(c, prepare, random);
       else worst = std::max(worst, check(c, prepare, random));
     } catch (const std::exception& error) {
-      std::printf("%s %s: %s\n%s\nagain: oracle --isa %s --kind %s --cases 1 --seed %llu%s\n", isa.name, kind.name, error.what(),
-                  describe(c).c_str(), isa.name, kind.name, static_cast<unsigned long long>(options.seed + uint64_t(i) * 1000003u),
+      std::printf("%s %s: %s\n%s\nagain: oracle --isa %s --kind %s --cases 1 --seed %llu%s\n", isa.name, kind.name,
+                  error.what(), describe(c).c_str(), isa.name, kind.name,
+                  static_cast<unsigned long long>(options.seed + uint64_t(i) * 1000003u),
                   options.broken ? " --broken" : "");
       return false;
     }
@@ -272,7 +280,8 @@ bool check_kind(const Isa& isa, const Kind& kind, const Options& options) {
 }
 
 int usage(const std::string& what) {
-  std::fprintf(stderr, "%s\nusage: oracle [--isa NAME|all] [--cases N] [--seed S] [--kind K] [--broken]\n", what.c_str());
+  std::fprintf(stderr, "%s\nusage: oracle [--isa NAME|all] [--cases N] [--seed S] [--kind K] [--broken]\n",
+               what.c_str());
   return 2;
 }
 

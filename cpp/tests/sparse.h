@@ -11,7 +11,8 @@ struct Blocks {
   void store(Case& c, int K) const;  // as blobs rows, counts, index, values
 };
 
-// Zeroes numbers of weight [O, K] with probability `sparsity`; the rest in blocks of rows in random order, none mixing groups.
+// Zeroes numbers of weight [O, K] with probability `sparsity`; the rest in blocks of rows in random order, none mixing
+// groups.
 Blocks draw_blocks(Random& random, std::vector<float>& weight, int O, int K, int groups, int G, double sparsity);
 
 }  // namespace sl::oracle
