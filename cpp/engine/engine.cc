@@ -38,6 +38,7 @@ Engine::Engine(const uint8_t* bytes, int64_t size, int threads, const std::strin
   int64_t most = 0;
   for (const Op& op : program_.ops) {
     prepared_.push_back(find(isa_, op.kind).prepare(op, context));
+    shared_ = std::max(shared_, prepared_.back().shared_floats * 4);
     for (const auto& part : prepared_.back().parts) most = std::max(most, part.scratch_floats);
   }
   scratch_ = (most * 4 + 4096) / 64 * 64;
@@ -55,6 +56,8 @@ std::unique_ptr<Engine::Workspace> Engine::take() const {
   auto fresh = std::make_unique<Workspace>();
   fresh->arena = std::make_unique<Memory>(AHEAD + program_.arena);
   fresh->scratch = std::make_unique<Memory>(scratch_ * threads_);
+  fresh->shared = std::make_unique<Memory>(shared_);
+  std::memset(fresh->shared->data(), 0, size_t(shared_));
   fresh->tensors = program_.tensors;
   std::memset(fresh->arena->data(), 0, size_t(AHEAD + program_.arena));
   std::memset(fresh->scratch->data(), 0, size_t(scratch_ * threads_));
@@ -90,7 +93,7 @@ void Engine::run(const void* const* inputs, float* const* outputs,
     const Tensor& t = tensors[size_t(program_.inputs[i])];
     std::memcpy(t.data, inputs[i], size_t(t.floats()) * 4);
   }
-  const Frame frame{tensors.data()};
+  const Frame frame{tensors.data(), reinterpret_cast<float*>(workspace->shared->data())};
   Pool::Lease lease(Pool::shared(), threads_);
   double before = after ? now() : 0;
   for (size_t i = 0; i < prepared_.size(); ++i) {

@@ -37,7 +37,7 @@ class Engine {
 
  private:
   struct Workspace {
-    std::unique_ptr<Memory> arena, scratch;
+    std::unique_ptr<Memory> arena, scratch, shared;
     std::vector<std::unique_ptr<Memory>> ends;  // inputs and outputs, with room to read beyond
     std::vector<Tensor> tensors;
   };
@@ -48,7 +48,7 @@ class Engine {
   int threads_;
   Program program_;
   std::vector<Prepared> prepared_;
-  int64_t scratch_ = 0;  // bytes per worker
+  int64_t scratch_ = 0, shared_ = 0;  // bytes: per worker, for all
   mutable std::mutex lock_;
   mutable std::vector<std::unique_ptr<Workspace>> idle_;
 };

@@ -33,6 +33,7 @@ struct Op {
 // keeps tensor *numbers* and asks `Frame` when it runs.
 struct Frame {
   const Tensor* tensors = nullptr;
+  float* shared = nullptr;  // `shared_floats` of the op, 64-byte aligned, seen by all workers and kept between its parts
   const Tensor& operator[](int i) const { return tensors[i]; }
 };
 
@@ -45,6 +46,7 @@ struct Prepared {
     std::function<void(const Frame&, int piece, float* scratch)> run;
   };
   std::vector<Part> parts;
+  int64_t shared_floats = 0;
 };
 
 struct Context {  // at preparation

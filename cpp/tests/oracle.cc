@@ -4,7 +4,7 @@
 //
 // A case is run twice, cut for different numbers of threads, its pieces in random order on up to four threads; the
 // answers must be right, equal to the last bit, and nothing but the outputs may change. Lanes that mean nothing are
-// NaN. With --broken, ops are damaged instead: preparing them must say so, or they must run without touching what is not
+// NaN. With --broken, ops are damaged instead: preparing them must say so, or they run without touching what is not
 // theirs.
 #include "oracle.h"
 
@@ -125,7 +125,7 @@ double compare(const Case& c, const Run& run) {
     const Answer& answer = c.answers[i];
     for_each(t, [&](int n, int k, int h, int w) {
       const double got = *place(t, c.interleaved[size_t(c.op.out[i])], n, k, h, w), asked = answer.value(n, k, h, w);
-      const double error = std::fabs(got - asked) / (answer.size(n, k, h, w) + 1e-3);
+      const double error = std::fabs(got - asked) / (answer.size(n, k, h, w) + std::fabs(asked) + 1e-3);
       if (!(error <= c.tolerance))
         throw Error("at " + where(n, k, h, w) + " " + std::to_string(got) + ", not " + std::to_string(asked));
       worst = std::max(worst, error);
@@ -148,7 +148,9 @@ Run execute(const Case& c, Prepare prepare, Random& random) {
   Run run(c);
   const Context context{&c.tensors, random.pick({1, 1, 2, 3, 4, 8, 64})};
   const Prepared prepared = prepare(c.op, context);
-  run_parts(prepared, Frame{run.tensors.data()}, random, random.in(1, 4));
+  Memory shared(prepared.shared_floats);
+  run_parts(prepared, Frame{run.tensors.data(), shared.data}, random, random.in(1, 4));
+  if (!shared.intact()) throw std::logic_error("wrote beyond its shared memory");
   return run;
 }
 

@@ -22,7 +22,7 @@ void chain(sl::Pool& pool, int threads, int pieces) {
   std::vector<long> before(size_t(pieces), 1), after(size_t(pieces), 0);
   std::vector<int> runs(size_t(pieces), 0);
   sl::Pool::Lease lease(pool, threads);
-  if (lease.threads() < 1 || lease.threads() > threads) fail("a lease of " + std::to_string(lease.threads()) + " threads");
+  if (lease.threads() < 1 || lease.threads() > threads) fail("a lease of " + std::to_string(lease.threads()));
   for (int round = 0; round < 3; ++round) {
     lease.run(pieces, [&](int piece, int worker) {
       if (worker < 0 || worker >= lease.threads()) fail("worker " + std::to_string(worker));

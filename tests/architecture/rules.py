@@ -25,7 +25,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "files": ("core",),
     "data": ("core",),
     "zoo": ("core",),
-    "kernels": ("core.pattern",),
+    "kernels": ("core.pattern", "core.errors"),
     "weights": ("core",),
     "deploy": ("core", "files", "kernels"),
     "account": ("core", "weights", "deploy"),

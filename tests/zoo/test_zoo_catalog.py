@@ -81,6 +81,10 @@ def test_nets_without_batchnorm_keep_torchs_initialisation() -> None:
         ("wrn-16-0", "at least 1; got 0"),
         ("vgg-e", "unknown model 'vgg-e'"),
         ("mobilenet-v1-0.01", "at least 1/32; got 0.01"),
+        ("mobilenet-v2-0", "width .* above 0; got 0.0"),
+        ("mobilenet-v3-tiny", "unknown model 'mobilenet-v3-tiny'"),
+        ("efficientnet-b9", "unknown variant 'b9' of EfficientNet"),
+        ("imagenet-resnet-20", "has depth 18, 34, 50, 101, 152; got 20"),
         ("mlp-", "unknown model"),
         ("", "unknown model"),
     ],
@@ -105,6 +109,9 @@ def test_impossible_names_are_answered(name: str, message: str) -> None:
         ("lenet-5", {"init": "xavier"}, "unknown init 'xavier': possible: he, torch"),
         ("hf:config:vit", {"init": "he"}, "keeps the initialisation of its library; got init='he'"),
         ("mobilenet-v1", {"stem_stride": 3}, "stem_stride is 1, 2 or None"),
+        ("efficientnet-b0", {"stem_stride": 3}, "stem_stride is 1, 2 or None"),
+        ("mobilenet-v3-large", {"dropout": 1.5}, r"dropout is a probability in \[0, 1\); got 1.5"),
+        ("imagenet-resnet-18", {"width": 0}, "at least 1; got 0"),
     ],
 )
 def test_impossible_options_are_answered(name: str, kw: dict, message: str) -> None:

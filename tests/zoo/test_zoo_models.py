@@ -43,10 +43,14 @@ def test_published_counts_of_small_nets() -> None:
     ("name", "published"),
     [
         ("mobilenet-v1", 4_231_976), ("mobilenet-v1-0.75", 2_585_560),
-        ("mobilenet-v1-0.5", 1_331_592), ("mobilenet-v1-0.25", 470_072),
+        ("mobilenet-v1-0.5", 1_331_592), ("mobilenet-v1-0.25", 470_072), ("mobilenet-v2", 3_504_872),
+        ("mobilenet-v2-1.4", 6_108_776), ("mobilenet-v3-large", 5_483_032), ("mobilenet-v3-small", 2_542_856),
+        ("efficientnet-b0", 5_288_548), ("efficientnet-b1", 7_794_184), ("efficientnet-b4", 19_341_616),
+        ("imagenet-resnet-18", 11_689_512), ("imagenet-resnet-34", 21_797_672), ("imagenet-resnet-50", 25_557_032),
+        ("imagenet-resnet-101", 44_549_160),
     ],
 )  # fmt: skip
-def test_published_counts_of_mobilenet(name: str, published: int) -> None:
+def test_published_counts_on_imagenet(name: str, published: int) -> None:
     assert _count(name, (3, 224, 224), 1000) == published
 
 
@@ -88,8 +92,12 @@ def test_vgg_closed_form(name: str, kernels: tuple[int, ...], millions: float) -
 
 @pytest.mark.parametrize("in_shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 31, 17)])
 @pytest.mark.parametrize(
-    "name", ["lenet-300-100", "lenet-5", "mlp-16", "resnet-8-w4", "wrn-10-1", "mobilenet-v1-0.25", "vgg-c", "vgg-d"]
-)
+    "name",
+    [
+        "lenet-300-100", "lenet-5", "mlp-16", "resnet-8-w4", "wrn-10-1", "mobilenet-v1-0.25", "vgg-c", "vgg-d",
+        "mobilenet-v2-0.25", "mobilenet-v3-small", "efficientnet-b0", "imagenet-resnet-18",
+    ],
+)  # fmt: skip
 def test_any_shape_trains_one_step(name: str, in_shape: tuple[int, int, int]) -> None:
     if name.startswith("vgg") and min(in_shape[1:]) < 17:
         with pytest.raises(SparselandError, match=r"at least 17 pixels a side; got 8×8.*size=32"):
@@ -107,6 +115,29 @@ def test_imagenet_and_cifar_stems() -> None:
     assert build("mobilenet-v1-0.25", in_shape=(3, 32, 32), classes=10).conv1.stride == (1, 1)
     assert build("mobilenet-v1-0.25", in_shape=(3, 224, 224), classes=10).conv1.stride == (2, 2)
     assert build("mobilenet-v1-0.25", in_shape=(3, 32, 32), classes=10, stem_stride=2).conv1.stride == (2, 2)
+    for name in ("mobilenet-v2-0.25", "mobilenet-v3-small", "efficientnet-b0"):
+        assert build(name, in_shape=(3, 32, 32), classes=10).conv1.stride == (1, 1)
+        assert build(name, in_shape=(3, 224, 224), classes=10).conv1.stride == (2, 2)
+
+
+def test_shapes_inside_the_imagenet_nets() -> None:
+    """The published resolutions: 7×7 before the average, at 224×224."""
+    for name, layer, channels in (
+        ("mobilenet-v2", "conv2", 1280), ("mobilenet-v3-large", "conv2", 960),
+        ("efficientnet-b0", "conv2", 1280), ("imagenet-resnet-18", "layer4", 512),
+    ):  # fmt: skip
+        model = build(name, in_shape=(3, 224, 224), classes=10, seed=0).eval()
+        shapes = []
+        model.get_submodule(layer).register_forward_hook(lambda *a, to=shapes: to.append(tuple(a[2].shape)))
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, 224, 224))
+        assert shapes == [(1, channels, 7, 7)]
+
+
+def test_the_imagenet_resnets_have_the_widespread_names() -> None:
+    keys = set(build("imagenet-resnet-50", in_shape=(3, 64, 64), classes=10, width=4).state_dict())
+    assert {"layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "fc.bias"} <= keys
+    assert not any("layer1.1.downsample" in key for key in keys)
 
 
 def test_option_a_shortcut_keeps_pixels_and_pads_channels() -> None:
@@ -122,7 +153,9 @@ def test_dropout_is_where_it_was_asked_for() -> None:
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
 
 
-@pytest.mark.parametrize("name", ["lenet-5", "resnet-8", "resnet-8-w4", "wrn-10-1", "mobilenet-v1-0.25"])
+@pytest.mark.parametrize(
+    "name", ["lenet-5", "resnet-8-w4", "wrn-10-1", "mobilenet-v1-0.25", "mobilenet-v3-small", "efficientnet-b0"]
+)
 def test_models_copy_and_pickle(name: str) -> None:
     model = build(name, in_shape=(1, 8, 8), classes=3, seed=0).eval()
     x = torch.rand(2, 1, 8, 8)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import advise, compare, export, inspect, papers, prune, recipe, report, train
+from . import advise, bench, compare, export, inspect, papers, prune, recipe, report, train
 from .screen import errors
 
 
@@ -79,5 +79,5 @@ def root(
     """
 
 
-for _module in (train, prune, compare, advise, report, inspect, export, papers, recipe):
+for _module in (train, prune, compare, advise, bench, report, inspect, export, papers, recipe):
     _module.add(app)

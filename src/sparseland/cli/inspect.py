@@ -1,4 +1,4 @@
-"""``sparseland inspect``: what is in a weights file, a run or a model, layer by layer."""
+"""``sparseland inspect``: what is in a weights file, an engine file, a run or a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add(app: typer.Typer) -> None:
 
 def inspect(
     what: Annotated[
-        str, typer.Argument(metavar="FILE|RUN|MODEL", help="A .safetensors file, a run's folder, or a name.")
+        str, typer.Argument(metavar="FILE|RUN|MODEL", help="A .safetensors or .sland file, a run's folder, or a name.")
     ],
     shape: Annotated[str, typer.Option("--shape", help="Of one image, for a model's name.")] = "3x32x32",
     classes: Annotated[int, typer.Option("--classes", help="Number of classes, for a model's name.")] = 10,
@@ -37,6 +37,7 @@ def inspect(
 
         sparseland inspect runs/digits/best.safetensors
         sparseland inspect small.safetensors             packed: also the form of each tensor
+        sparseland inspect m.sland                       an engine: every op and its kernel
         sparseland inspect runs/digits
         sparseland inspect runs/demo                     a comparison: its table again
         sparseland inspect resnet-20 --shape 3x32x32
@@ -44,6 +45,13 @@ def inspect(
     path = Path(what).expanduser()
     if (path / "run.json").is_file() and not (path / "best.safetensors").is_file():
         _comparison(path, as_json)
+        return
+    from .. import deploy
+
+    if deploy.is_engine(path):
+        from .inspect_engine import show_engine
+
+        show_engine(path, as_json)
         return
     title, state = _weights(what, path, shape, classes)
     from ..reports.layers import layers

@@ -11,10 +11,14 @@ import torch
 from torch import nn
 
 from sparseland.core.errors import SparselandError, nearest
+from sparseland.zoo.efficientnet import EfficientNet
 from sparseland.zoo.huggingface import hugging_face
+from sparseland.zoo.imagenet_resnet import ImageNetResNet
 from sparseland.zoo.init import check_shape, kaiming_
 from sparseland.zoo.mlp import MLP, LeNet5
 from sparseland.zoo.mobilenet import MobileNetV1
+from sparseland.zoo.mobilenet_v2 import MobileNetV2
+from sparseland.zoo.mobilenet_v3 import MobileNetV3
 from sparseland.zoo.resnet import CifarResNet
 from sparseland.zoo.vgg import VGG
 from sparseland.zoo.wideresnet import WideResNet
@@ -24,6 +28,8 @@ NAMES = (
     "resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110", "resnet-<depth>-w<width>",
     "wrn-16-2", "wrn-16-8", "wrn-22-8", "wrn-28-10", "wrn-<depth>-<k>",
     "vgg-c", "vgg-d", "mobilenet-v1", "mobilenet-v1-0.5", "mobilenet-v1-<width>",
+    "mobilenet-v2", "mobilenet-v2-<width>", "mobilenet-v3-large", "mobilenet-v3-small", "efficientnet-b0",
+    "efficientnet-b<0…4>", "imagenet-resnet-18", "imagenet-resnet-50", "imagenet-resnet-<18|34|50|101|152>",
     "hf:<name or folder>", "hf:config:<model type>",
 )  # fmt: skip
 
@@ -43,6 +49,16 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module], Parse, tuple[str, ...]], ..
         r"mobilenet-v1(?:-(\d+(?:\.\d+)?))?", MobileNetV1,
         lambda m: {"width": float(m[1])} if m[1] else {}, ("width", "stem_stride"),
     ),
+    (
+        r"mobilenet-v2(?:-(\d+(?:\.\d+)?))?", MobileNetV2,
+        lambda m: {"width": float(m[1])} if m[1] else {}, ("width", "stem_stride", "dropout"),
+    ),
+    (
+        r"mobilenet-v3-(large|small)", MobileNetV3,
+        lambda m: {"variant": m[1]}, ("width", "stem_stride", "dropout"),
+    ),
+    (r"efficientnet-(b\d)", EfficientNet, lambda m: {"variant": m[1]}, ("stem_stride", "dropout")),
+    (r"imagenet-resnet-(\d+)", ImageNetResNet, lambda m: {"depth": int(m[1])}, ("width",)),
 )  # fmt: skip
 INITS = ("he", "torch")
 PLAIN = (MLP, LeNet5)  # without BatchNorm
@@ -63,20 +79,20 @@ def build(
         name: one of
 
             - ``"lenet-300-100"``, ``"lenet-5"``, ``"mlp-<H>-<H>…"`` (any number of hidden layers);
-            - ``"resnet-20"``, 32, 44, 56, 110 or any 6n + 2, then optionally the width: ``"resnet-20-w8"``;
-              ``width=``, ``shortcut="A"|"B"``;
+            - ``"resnet-20"`` (6n + 2), with width ``"resnet-20-w8"``; ``width=``, ``shortcut="A"|"B"``;
             - ``"wrn-16-2"``: depth 6n + 4, widening factor; ``dropout=``;
             - ``"vgg-c"``, ``"vgg-d"``: images of at least 17 pixels a side;
-            - ``"mobilenet-v1"``, or with its multiplier ``"mobilenet-v1-0.5"``; ``width=``, ``stem_stride=``;
+            - ``"mobilenet-v1"``, ``"mobilenet-v2"`` (or ``"…-0.5"``, its width), ``"mobilenet-v3-large"`` or small:
+              ``width=``, ``stem_stride=``, ``dropout=`` but for v1; ``"efficientnet-b0"`` to b4: the last two;
+            - ``"imagenet-resnet-50"``, 18, 34, 101 or 152 (four stages, for large images): ``width=``;
             - ``"hf:<name or folder>"``: a pretrained transformers model; ``"hf:config:vit"``: one with random weights;
               ``**kw`` are entries of its configuration.
         in_shape: (channels, height, width) of one image; None only for ``hf:`` models of text.
         classes: number of logits.
         seed: of the initialisation; torch's global generator is left as it was. None: draw from that generator.
         init: "he" (normal, variance 2 / fan_in, biases 0, as the original CIFAR ResNets) or "torch" (what torch's
-            layers do by themselves). None: "he" for nets with BatchNorm, "torch" for the multi-layer perceptrons and
-            LeNets, which have none (there, with "he", LeNet-5 on digits stays below 30 % at learning rate .05, momentum
-            .9 and batch 64 in three seeds of three; with "torch" it passes 98 %). Transformers models keep their own.
+            layers do by themselves). None: "he" for nets with BatchNorm, "torch" for those without (with "he", LeNet-5
+            on digits stays below 30 %, with "torch" it passes 98 %). Transformers models keep their own.
         kw: what the family takes, see above.
 
     Raises:
