@@ -75,6 +75,22 @@ class PyEngine {
     return results;
   }
 
+  // Seconds that each op takes in one run.
+  std::vector<double> profile(const std::vector<Array>& given) const {
+    const auto& program = engine_->program();
+    if (given.size() != program.inputs.size()) throw sl::Error("the engine takes " + std::to_string(program.inputs.size()) + " inputs");
+    std::vector<const void*> inputs;
+    for (size_t i = 0; i < given.size(); ++i) inputs.push_back(check(given[i], i));
+    std::vector<std::vector<float>> memory;
+    for (int number : program.outputs) memory.emplace_back(size_t(program.tensors[size_t(number)].floats()));
+    std::vector<float*> outputs;
+    for (auto& one : memory) outputs.push_back(one.data());
+    std::vector<double> found;
+    nb::gil_scoped_release free;
+    engine_->run(inputs.data(), outputs.data(), [&](int, double seconds) { found.push_back(seconds); });
+    return found;
+  }
+
   std::vector<Shape> ends(const std::vector<int32_t>& numbers) const {
     std::vector<Shape> found;
     for (int number : numbers) {
@@ -122,6 +138,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<nb::object, int, const std::string&>(), "data"_a, "threads"_a = 0, "isa"_a = "")
       .def("run", &PyEngine::run, "inputs"_a, "after"_a = nb::none(),
            "Run on arrays; `after(op, seconds)` is called after each op.")
+      .def("profile", &PyEngine::profile, "inputs"_a, "Seconds that each op takes in one run.")
       .def_prop_ro("inputs", &PyEngine::inputs)
       .def_prop_ro("outputs", &PyEngine::outputs)
       .def_prop_ro("kinds", &PyEngine::kinds)

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from ..kernels import native
-from ..kernels.grouping import Packed
+from ..kernels.grouping import Packed, pack_rows
 from .choose_cache import Cache, cpu
 from .choose_model import Modelled, allowed, decided, solved
-from .lower_layers import Choice, Layer, emit
+from .lower_layers import GROUPS, Choice, Layer, emit
 from .lower_view import Array
 from .program import Program
 
 CHUNKS = {"pointwise": (48, 96, 112), "conv": (96, 384)}  # beside the kernels' own 64 and 192
+SOME = 64  # rows that show a pattern
 LEAST = 7  # rounds of every candidate
-PROBES = (0.3, 0.05)  # densities at which a made-up weight is timed, to say from where sparse would win
+PROBES = (0.5, 0.1)  # densities at which a made-up weight is timed, to say from where sparse would win
 
 
 class Measured:
@@ -60,7 +61,7 @@ class Measured:
 
     def _key(self, layer: Layer) -> str:
         density = layer.nonzeros / max(layer.weight.size, 1)
-        fills = "" if density > 0.95 else "/".join(f"{layer.nonzeros / layer.packed(G).stored:.1f}" for G in (2, 4))
+        fills = "" if density > 0.95 else "/".join(f"{some_fill(layer, G):.1f}" for G in GROUPS[1:])
         machine = f"{cpu()} {self.isa} x{self.threads}"
         return f"{layer.shape_key()} | {density:.2f} {fills} {self.only or ''} | {machine}"
 
@@ -105,6 +106,14 @@ class Measured:
         return {
             one: seconds * ratio for one, seconds in zip(others, again[1:], strict=True) if seconds < 0.97 * again[0]
         }
+
+
+def some_fill(layer: Layer, G: int) -> float:
+    """How full blocks of G rows are, judged by the first rows: enough to tell patterns apart, and quick."""
+    if layer.groups > 1:
+        return layer.nonzeros / max(layer.packed(G).stored, 1)
+    rows = layer.weight[:SOME]
+    return float(np.count_nonzero(rows) / max(pack_rows(rows, G).stored, 1))
 
 
 def made_up(layer: Layer, density: float) -> Layer:

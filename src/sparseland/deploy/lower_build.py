@@ -92,7 +92,7 @@ class Builder:
 
     def _note(self, kind: str, choice: Choice | None = None, layer: Layer | None = None) -> None:
         node = self.node
-        name, op = (node.name, node.op) if node else ("", "")
+        name, op = (node.name, node.op) if node else ("output", "")  # outputs are unpacked at the end, for no node
         self.made.append(Made(name, op, kind, choice, layer))
 
     def tiles(self, n: int, c: int, h: int, w: int, view: View | None = None, rows: int = 0) -> Held:
