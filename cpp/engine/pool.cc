@@ -62,12 +62,12 @@ Pool::~Pool() {
 void Pool::grow(int workers) {
   while (int(threads_.size()) < workers) {
     const int number = int(threads_.size()) + 1;
-    threads_.emplace_back([this, number] { loop(number); });
+    const uint32_t seen = round_.load();  // no round begins while a lease grows the pool
+    threads_.emplace_back([this, number, seen] { loop(number, seen); });
   }
 }
 
-void Pool::loop(int worker) {
-  uint32_t seen = 0;
+void Pool::loop(int worker, uint32_t seen) {
   for (;;) {
     int spins = 0;
     while (round_.load(std::memory_order_acquire) == seen) {

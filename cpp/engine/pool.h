@@ -33,7 +33,7 @@ class Pool {
 
  private:
   void grow(int workers);
-  void loop(int worker);
+  void loop(int worker, uint32_t seen);
   void take(int worker);
 
   std::mutex holder_;

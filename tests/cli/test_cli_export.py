@@ -58,7 +58,7 @@ def test_shards_and_overwriting(call: Any, plain: Path, tmp_path: Path) -> None:
 def test_what_export_refuses(call: Any, plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     for words, says in (
-        ((plain, "--to", "zip", "--out", out), "cannot export to 'zip'; possible: dense, packed"),
+        ((plain, "--to", "zip", "--out", out), "cannot export to 'zip'; possible: dense, engine, onnx, packed"),
         ((tmp_path / "absent.safetensors", "--to", "dense", "--out", out), "no weights at"),
         ((plain, "--to", "packed", "--shard-bytes", "2XB", "--out", out), "is no number of bytes"),
         ((plain, "--to", "packed", "--out", plain), "where the weights are read from"),

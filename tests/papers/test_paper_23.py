@@ -100,6 +100,10 @@ def test_every_data_set_must_hold(jobs: Any) -> None:
     assert jobs.judge(rows_of(jobs, "cifar", good) + rows_of(jobs, "fashion", good))[0] == "in part"
     verdict, why = jobs.judge(rows_of(jobs, "cifar", good) + rows_of(jobs, "fashion", bad))
     assert verdict == "does not" and "CIFAR-10 (JPEG): the sparse nets are" in why and "Fashion-MNIST: the" in why
+    longer = [r for r in rows_of(jobs, "cifar-long", bad) if r["part"] != "latency"]  # the latency is part cifar's
+    verdict, why = jobs.judge(rows_of(jobs, "cifar", good) + longer)
+    assert verdict == "does not" and "12 epochs: the sparse nets are at equal multiply-adds above" in why
+    assert "latency, batch 1 below the dense curve (-1.0" in why
     with pytest.raises(ValueError, match="parts cifar or fashion decide"):
         jobs.judge([])
 
@@ -153,7 +157,7 @@ def test_a_random_mask_never_moves_and_dense_has_no_zeros(training: Any) -> None
 
 
 def test_jobs_are_equal_in_all_but_the_net(jobs: Any) -> None:
-    for part in ("cifar", "fashion"):
+    for part in ("cifar", "fashion", "cifar-long"):
         made = jobs.PARTS[part]()
         own = ("width", "arm", "sparsity", "seed", "name")
         assert len({str({k: v for k, v in job.items() if k not in own}) for job in made.values()}) == 1
