@@ -104,6 +104,11 @@ class PyEngine {
   nb::bytes meta() const { return nb::bytes(engine_->program().meta.data(), engine_->program().meta.size()); }
   std::string isa() const { return engine_->isa().name; }
   int threads() const { return engine_->threads(); }
+  std::vector<bool> joined() const {
+    std::vector<bool> found;
+    for (size_t i = 0; i < engine_->program().ops.size(); ++i) found.push_back(engine_->joined(i));
+    return found;
+  }
   std::vector<std::string> kinds() const {
     std::vector<std::string> found;
     for (const auto& op : engine_->program().ops) found.push_back(op.kind);
@@ -141,6 +146,7 @@ NB_MODULE(_native, m) {
       .def("profile", &PyEngine::profile, "inputs"_a, "Seconds that each op takes in one run.")
       .def_prop_ro("inputs", &PyEngine::inputs)
       .def_prop_ro("outputs", &PyEngine::outputs)
+      .def_prop_ro("joined", &PyEngine::joined, "Of each op: whether it is done together with the next one.")
       .def_prop_ro("kinds", &PyEngine::kinds)
       .def_prop_ro("meta", &PyEngine::meta)
       .def_prop_ro("isa", &PyEngine::isa)

@@ -29,7 +29,7 @@ ALIASES = {"weights.methods": "methods"}  # sl.methods
 FIXED_MEANING = {"forward", "extra_repr"}  # as in tests/architecture/docstrings.py
 # Plain values have no docstring of their own.
 VALUES = {
-    "sparseland.account.UNSTABLE": "Spread of a timing (interquartile range over median) from which it is called unstable.",
+    "sparseland.account.UNSTABLE": "Spread (interquartile range over median) from which a timing is called unstable.",
     "sparseland.account.SCOPES": "What `count` counts over; see `Counts`.",
     "sparseland.advisor.GUARDS": "The guards by name; see [Evaluation](../evaluation.md#the-guards).",
     "sparseland.papers.SCHEMA": "Version of the schema of a paper folder's `result.json`.",
@@ -100,7 +100,8 @@ def _packages() -> Iterator[tuple[str, str]]:
     names = [m.name for m in pkgutil.iter_modules(root.__path__) if m.ispkg or m.name in root.__all__]
     shown = {name: name for name in names if not name.startswith("_") and name not in NOT_PYTHON}
     shown |= {alias: path for path, alias in ALIASES.items()}
-    order = ["core", "weights", "methods", "train", "data", "zoo", "recipes", "account", "advisor", "reports", "deploy", "kernels"]
+    order = ["core", "weights", "methods", "train", "data", "zoo", "recipes", "account", "advisor", "reports", "deploy"]
+    order += ["kernels"]
     for name in sorted(shown, key=lambda n: (order.index(n) if n in order else len(order), n)):
         yield f"{PACKAGE}.{name}", f"{PACKAGE}.{shown[name]}"
     yield PACKAGE, PACKAGE  # last: almost all of it is defined in the others

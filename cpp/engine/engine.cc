@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +25,20 @@ const Kind& find(const Isa& isa, const std::string& name) {
   throw Error("this library has no op '" + name + "'");
 }
 
+// Whether op i - 1 may be done together with op i: nobody else reads what it writes, and what it reads is not written over.
+bool may_join(const Program& program, size_t i) {
+  const Op &first = program.ops[i - 1], &second = program.ops[i];
+  if (first.in.size() != 1 || first.out.size() != 1 || second.out.size() != 1 || first.in[0] < 0) return false;
+  if (program.places[size_t(first.out[0])].storage != Storage::arena) return false;
+  int readers = 0;
+  for (const Op& op : program.ops) readers += int(std::count(op.in.begin(), op.in.end(), first.out[0]));
+  const Place &from = program.places[size_t(first.in[0])], &to = program.places[size_t(second.out[0])];
+  const int64_t from_end = from.at + program.tensors[size_t(first.in[0])].floats() * 4 + OVERREAD;
+  const int64_t to_end = to.at + program.tensors[size_t(second.out[0])].floats() * 4 + OVERREAD;
+  const bool apart = from.storage != Storage::arena || to.storage != Storage::arena || from_end <= to.at || to_end <= from.at;
+  return readers == 1 && apart;
+}
+
 double now() {
   using namespace std::chrono;
   return duration<double>(steady_clock::now().time_since_epoch()).count();
@@ -36,8 +51,13 @@ Engine::Engine(const uint8_t* bytes, int64_t size, int threads, const std::strin
   if (threads > 1024) throw Error("threads=" + std::to_string(threads) + ": 1 .. 1024");
   const Context context{&program_.tensors, threads_};
   int64_t most = 0;
-  for (const Op& op : program_.ops) {
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    const Op& op = program_.ops[i];
     prepared_.push_back(find(isa_, op.kind).prepare(op, context));
+    if (i > 0 && may_join(program_, i)) {
+      Prepared joined = isa_.fuse(program_.ops[i - 1], op, context);
+      if (!joined.parts.empty()) prepared_[i - 1] = {}, prepared_[i] = std::move(joined);
+    }
     shared_ = std::max(shared_, prepared_.back().shared_floats * 4);
     for (const auto& part : prepared_.back().parts) most = std::max(most, part.scratch_floats);
   }

@@ -29,6 +29,7 @@ class Engine {
   const Program& program() const { return program_; }
   const Isa& isa() const { return isa_; }
   int threads() const { return threads_; }
+  bool joined(size_t op) const { return prepared_[op].parts.empty(); }  // done together with the next one
 
   // inputs[i], outputs[i]: as many numbers as the tensor says. `after(op, seconds)` is called when an op is done; what it
   // throws ends the run, and the engine stays usable.

@@ -42,7 +42,7 @@ int cpus() {
 
 Pool& Pool::shared() {
   static std::mutex making;
-  static Pool* pool = nullptr;  // never destroyed: threads may outlive the statics of a dying process
+  static Pool* pool = nullptr;  // never destroyed: threads may outlive the static objects of a dying process
   static long owner = -1;
   std::lock_guard<std::mutex> lock(making);
   if (!pool || owner != process()) {

@@ -69,6 +69,8 @@ struct Isa {
   const char* name;
   int width;
   double (*multiply_adds)(int rounds);  // does some with full registers; returns how many
+  // Two ops as one, where nothing else reads what lies between; no parts if that does not pay or does not fit.
+  Prepared (*fuse)(const Op& first, const Op& second, const Context&);
   std::vector<Kind> kinds;
 };
 

@@ -27,7 +27,7 @@ from sparseland.train.result import machine, versions
 from sparseland.zoo import load_weights, pretrained
 
 ACCURACY, ONCE = "test accuracy (%)", "test accuracy, one shot, BatchNorm estimated anew (%)"
-KEPT = "kept share of |w| (%)"
+KEPT = "kept share of the weights' sizes (%)"
 TARGETS = {"resnet-20": "layer", "mobilenet-v1-0.5": ".pointwise."}  # what the names of pruned weights contain
 STATISTICS = 10  # batches from which BatchNorm's statistics are estimated
 

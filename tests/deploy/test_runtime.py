@@ -170,7 +170,7 @@ def test_an_exception_in_a_callback_leaves_it_usable(saved: tuple[Path, np.ndarr
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine._run([x], angry)
+        engine.run([x], angry)
     assert np.array_equal(engine(x), right)
 
 

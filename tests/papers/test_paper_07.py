@@ -131,6 +131,9 @@ def test_what_decides(jobs: Any) -> None:
     assert "filters holds at 30% (80.0, 79.5, 79.2, 76.0) and holds at 50%" in why
     assert "swap gains +0.4 to +0.4 points over consecutive rows" in why and "speed is not measured yet" in why
     assert jobs.judge(rows_of(jobs, swap=78.9))[0] == "does not"
+    longer = [row("resnet-long", p, a, jobs.ACCURACY, m) for p, a, m in (("", "dense", 80), ("30%", "G=4 swap", 70))]
+    assert "four times as many steps on ResNet-20 leave -10.0;" in jobs.judge(rows_of(jobs) + longer)[1]
+    assert jobs.judge(rows_of(jobs) + longer)[0] == "in part"  # it turns nothing
     with pytest.raises(ValueError, match="parts resnet or mobilenet decide"):
         jobs.judge([])
 
@@ -161,7 +164,7 @@ def test_figures_have_a_line_for_each_pattern(jobs: Any) -> None:
 
 
 def test_jobs_differ_in_pattern_and_seed_only(jobs: Any) -> None:
-    for part in ("resnet", "mobilenet"):
+    for part in ("resnet", "mobilenet", "resnet-long"):
         own = ("arm", "shape", "grouping", "sparsity", "seed", "name", "once", "tuned", "source")
         assert len({str({k: v for k, v in job.items() if k not in own}) for job in jobs.PARTS[part]().values()}) == 1
 

@@ -300,6 +300,9 @@ def _profile(engine: Engine, tensors: Sequence[Tensor]) -> None:
             runs = [step.engine.profile(*arrays) for _ in range(PROFILES)]
             for layer, times in zip(step.engine.layers, zip(*runs, strict=True), strict=True):
                 layer["ms"] = 1e3 * sorted(times)[len(times) // 4]
+            for layer, joined in zip(step.engine.layers, step.engine.joined, strict=True):
+                if joined:
+                    layer["reason"] = "done together with the next layer, timed there"
             made = [torch.from_numpy(array) for array in step.engine.run(arrays)]
         known.update(zip(step.graph.outputs, made, strict=True))
 

@@ -159,6 +159,8 @@ class Program:
             for tensor in (*op.outs, *(i for i in op.ins if i >= 0)):
                 first.setdefault(tensor, step)
                 last[tensor] = step
+            if step and self.ops[step - 1].kind == "dwconv":  # done together with this op, perhaps
+                last[self.ops[step - 1].ins[0]] = step
         offsets = [0] * len(self.places)
         placed: list[tuple[int, int, int]] = []  # begin, end, tensor
         ours = [t for t in first if self.storage[t][0] == ARENA]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +82,21 @@ class Engine:
         made = self.run(arrays)
         return made[0] if len(made) == 1 else tuple(made)
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The same with lists."""
-        return self._run(arrays, None)
+    @property
+    def joined(self) -> list[bool]:
+        """Of every op: whether the engine does it together with the next one."""
+        return list(self._native.joined)
+
+    def run(self, arrays: Sequence[Array], after: Callable[[int, float], object] | None = None) -> list[Array]:
+        """The same with lists. ``after(op, seconds)`` is called when an op is done; what it raises ends the call."""
+        made = self._told(lambda given: self._native.run(given, after), self._given(arrays))
+        return [port.leave(made[port.place]) for port in self.outputs]
 
     def profile(self, *arrays: Array) -> list[float]:
         """Seconds of every op in one run, in the order of `layers`."""
-        seconds = [0.0] * len(self._native.kinds)
+        return list(self._told(self._native.profile, self._given(arrays)))
 
-        def after(op: int, taken: float) -> None:
-            seconds[op] = taken
-
-        self._run(arrays, after)
-        return seconds
-
-    def _run(self, arrays: Sequence[Array], after: Any) -> list[Array]:
+    def _given(self, arrays: Sequence[Array]) -> list[Array]:
         if len(arrays) != len(self.inputs):
             names = ", ".join(port.name for port in self.inputs)
             raise SparselandError(f"the engine takes {len(self.inputs)} inputs ({names}); got {len(arrays)}")
@@ -107,11 +107,14 @@ class Engine:
                 count = int(array.size - np.count_nonzero(np.isfinite(array)))
                 raise SparselandError(f"input {port.name!r} holds {count} entries that are NaN or infinite")
             given.append(port.enter(array))
+        return given
+
+    @staticmethod
+    def _told(call: Callable[[list[Array]], Any], given: list[Array]) -> Any:
         try:
-            made = self._native.run(given, after)
+            return call(given)
         except native().EngineError as error:
             raise SparselandError(str(error)) from None
-        return [port.leave(made[port.place]) for port in self.outputs]
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, isa: str = "", nan: str = "pass") -> Engine:

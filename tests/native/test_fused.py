@@ -1,0 +1,56 @@
+"""A depthwise convolution done together with the 1x1 convolution behind it: the numbers of the two one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparseland.deploy.program import Program
+from sparseland.kernels import available
+
+pytestmark = pytest.mark.skipif(not available(), reason="the engine is not built")
+
+
+def program(channels: int, side: int, stride: int, rows: int, *, apart: bool, sparse: bool) -> bytes:
+    """x -> depthwise 3x3 -> 1x1 (+ residual) -> y; ``apart``: something else reads what lies between."""
+    random = np.random.default_rng(channels + side)
+    out, outputs = side // stride, 24
+    p = Program()
+    x = p.input((1, channels, side, side), "plain")
+    tiles = p.tensor((1, channels, side, side), rows=min(rows * stride, side))
+    p.op("pack", [x], [tiles], [0])
+    between = p.tensor((1, channels, out, out), rows=rows)
+    y = p.tensor((1, outputs, out, out), rows=rows)
+    window = [3, 3, stride, stride, 1, 1, 1, 1, 1, 1]
+    weights = [random.standard_normal(s).astype("f4") for s in ((channels,), (channels, 9), (outputs,))]
+    matrix = random.standard_normal((outputs, channels)).astype("f4") * (random.random((outputs, channels)) < 0.3)
+    p.op("dwconv", [tiles], [between], [*window, 1], [0.0, 6.0], weights[:2])
+    if sparse:
+        lines = [np.flatnonzero(row) for row in matrix]
+        blobs = [weights[2], np.arange(outputs, dtype="u4"), np.array([len(line) for line in lines], "u4"),
+                 np.concatenate(lines).astype("u2"), matrix[matrix != 0].astype("f4")]  # fmt: skip
+        p.op("spmm", [between, -1, -1], [y], [1, 1, 0], [0.0, 6.0], blobs)
+    else:
+        p.op("gemm", [between, -1, -1], [y], [1, 0, 0], [0.0, 6.0], [weights[2], matrix.astype("f4")])
+    for tensor, wide in ((y, outputs), *([(between, channels)] if apart else [])):
+        plain = p.tensor((1, wide, out, out), "plain")
+        p.op("unpack", [tensor], [plain], [0])
+        p.output(plain)
+    return p.to_bytes({})
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "side", "stride", "rows"), [(32, 112, 1, 1), (64, 56, 1, 2), (48, 57, 1, 3), (24, 112, 2, 2)]
+)
+def test_together_as_one_by_one(channels: int, side: int, stride: int, rows: int, sparse: bool) -> None:
+    from sparseland.kernels import native
+
+    x = np.random.default_rng(0).standard_normal((1, channels, side, side)).astype("f4")
+    joined = native().Engine(program(channels, side, stride, rows, apart=False, sparse=sparse), 2)
+    apart = native().Engine(program(channels, side, stride, rows, apart=True, sparse=sparse), 2)
+    together, alone = joined.run([x])[0], apart.run([x])[0]
+    assert np.array_equal(together, alone)
+    assert joined.joined == [False, True, False, False]
+    assert not any(apart.joined)
+    assert together.std() > 0
