@@ -49,7 +49,8 @@ native: $(STAMP)  ## compile the C++ engine, only what changed, to where `import
 	@$(NATIVE) native
 
 demo: native  ## compare methods on a small task in minutes; the report is in runs/demo
-	$(BIN)/sparseland compare demo --out runs/demo
+	$(BIN)/sparseland compare demo --out runs/demo \
+		$$($(BIN)/python -c 'from sparseland.kernels import available; print("--speed" if available() else "")')
 
 test: native  ## run the tests, the slow ones left out
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

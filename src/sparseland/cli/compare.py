@@ -45,6 +45,9 @@ def compare(
         list[str] | None,
         typer.Option("--allow", metavar="GUARD", help="Compare although this guard refuses; shown in red."),
     ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Also time a trained net of each method: torch, and the engine on CPUs.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what the folder holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs, and stop.")] = False,
 ) -> None:
@@ -61,6 +64,7 @@ def compare(
         sparseland compare mine.yaml --out runs/mine --jobs 8 --on ray
         sparseland compare mine.yaml --out runs/both --join runs/small-dense/run.json
     """
+    from ..kernels import native
     from ..recipes import load
     from .guards import examine, known
     from .joined import join as take_in
@@ -76,8 +80,11 @@ def compare(
     line = command_line(
         "compare", recipe, option("--set", settings), "--out", out, option("--jobs", None if jobs == JOBS else jobs),
         option("--on", None if on == "processes" else on), option("--join", join), option("--allow", allowed),
+        option("--speed", speed),
     )  # fmt: skip
-    plan = _Plan(made, runs, others, out, line, jobs, on, allowed)
+    if speed:
+        native()
+    plan = _Plan(made, runs, others, out, line, jobs, on, allowed, speed)
     if not _carry_out(plan, findings, overwrite, dry_run):
         raise typer.Exit(1)
 
@@ -94,6 +101,7 @@ class _Plan:
     jobs: int
     on: str
     allowed: Sequence[str]
+    speed: bool = False
 
 
 def _carry_out(plan: _Plan, findings: Sequence[dict[str, Any]], overwrite: bool, dry_run: bool) -> bool:
@@ -157,8 +165,9 @@ def _finish(plan: _Plan, failed: list[dict[str, Any]], seconds: float) -> dict[s
         raise SparselandError(f"every run failed; the first: {failed[0]['label']}: {failed[0]['error']}")
     every = [*done, *plan.others]
     finish(
-        "compare", plan.line, recipe, every, out, seconds=seconds, failed=failed, jobs=plan.jobs, allowed=plan.allowed
-    )
+        "compare", plan.line, recipe, every, out, seconds=seconds, failed=failed, jobs=plan.jobs, allowed=plan.allowed,
+        speed=plan.speed,
+    )  # fmt: skip
     return read_record(out / "run.json")
 
 
@@ -178,6 +187,12 @@ def show(record: dict[str, Any], said: set[str] | None = None) -> int:
     screen().print(table(title, columns, rows, left=1))
     screen().print(budget_line(record))
     _judged(record)
+    if record.get("speed"):
+        from ..reports.ledger import speed_table
+
+        made = speed_table(record["speed"])
+        screen().print()
+        screen().print(table(made["title"], made["columns"], made["rows"], left=1))
     refused = say(record["review"]["findings"], record["allowed"], said if said is not None else set())
     for item in record["failed"]:
         errors().print(f"failed: {item['label']} seed {item['seed']}: {item['error']}", style="red", soft_wrap=True)

@@ -30,18 +30,19 @@ def entry(label: str, seed: int, folder: Path, top: Path, result: Mapping[str, A
 
 def finish(
     kind: str, command: str, recipe: Recipe, runs: Sequence[Mapping[str, Any]], place: Path, *, seconds: float,
-    failed: Sequence[Mapping[str, Any]] = (), jobs: int = 1, allowed: Sequence[str] = (),
+    failed: Sequence[Mapping[str, Any]] = (), jobs: int = 1, allowed: Sequence[str] = (), speed: bool = False,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write run.json and report.html into ``place``; returns their paths.
 
     Joined runs may be of another model, or their weights may be gone: then the report has no pictures of them.
     """
     from ..reports import exhibits, make_record, write_page, write_record
+    from .speed import speeds
 
     shown = exhibits([run for run in runs if _alike(run, runs[0], place)], place)
     record = make_record(
         kind, command, recipe.to_dict(), runs, seconds=seconds, failed=failed, exhibits=shown, jobs=jobs,
-        allowed=allowed,
+        allowed=allowed, speed=speeds(runs, place) if speed else (),
     )  # fmt: skip
     return write_record(record, place / "run.json"), write_page(record, place / "report.html")
 

@@ -131,3 +131,23 @@ def _said(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_said(inner) for inner in value)
     return str(value)
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Milliseconds of one sample, and how many times faster the zeros make it; at least one row.
+
+    >>> row = {"label": "rigl", "torch_ms": 3.0, "dense_ms": 2.0, "sparse_ms": 1.0, "threads": 1, "isa": "avx2"}
+    >>> speed_table([row])["rows"]
+    [['rigl', '3.000', '2.000', '1.000', '2.00 ×']]
+    """
+    cells = [
+        [row["label"], *(f"{row[f'{name}_ms']:.3f}" for name in ("torch", "dense", "sparse")),
+         f"{row['dense_ms'] / row['sparse_ms']:.2f} ×" if row["sparse_ms"] else "–"]
+        for row in rows
+    ]  # fmt: skip
+    threads = rows[0]["threads"]
+    return {
+        "title": f"milliseconds of one sample, {threads} thread{'s' if threads > 1 else ''}, {rows[0]['isa']}",
+        "columns": ["method", "torch", "engine, dense", "engine, sparse", "dense / sparse"],
+        "rows": cells,
+    }

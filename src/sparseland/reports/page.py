@@ -10,7 +10,7 @@ from ..advisor.facts import look
 from . import charts
 from .calibration import calibration
 from .judgement import findings, forest, on_front, pareto
-from .ledger import cards, further, layer_table, operators, scopes
+from .ledger import cards, further, layer_table, operators, scopes, speed_table
 from .numbers import count, duration
 from .sections import class_table, first_layer, notes, picture_wall
 from .summary import answer, tiles
@@ -94,6 +94,7 @@ def _content(record: Mapping[str, Any]) -> dict[str, Any]:
         "operators": operators(rows, runs),
         "scopes": scopes(rows, runs),
         "layer_table": layer_table(rows, runs),
+        "speed": speed_table(record["speed"]) if record.get("speed") else None,
         "cards": cards(rows, runs),
         "classes": class_table(rows, runs, look(shown, "pictures", "names")),
         "calibration": calibration(rows, runs),

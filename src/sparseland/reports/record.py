@@ -27,6 +27,7 @@ def make_record(
     exhibits: Mapping[str, Any] | None = None,
     jobs: int = 1,
     allowed: Sequence[str] = (),
+    speed: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of ``run.json``; its fields are described in docs/reference/run-json.md.
 
@@ -40,6 +41,7 @@ def make_record(
         exhibits: pictures, see `exhibits`.
         jobs: processes at a time.
         allowed: guards that refused the comparison and were waved through.
+        speed: milliseconds of trained nets, see `schema.Speed`; left out where there are none.
     """
     first = runs[0]["result"] if runs else {}
     judged = _review(kind, runs)
@@ -61,6 +63,7 @@ def make_record(
         "aggregate": aggregate(runs),
         "runs": [dict(run) for run in runs],
         "exhibits": dict(exhibits or {}),
+        **({"speed": [dict(row) for row in speed]} if speed else {}),
     }
 
 

@@ -184,6 +184,18 @@ class Exhibits(Strict):
     first_layer: FirstLayer | None = about("Missing where the first layer is no picture.", default=None)
 
 
+class Speed(Strict):
+    """One sample through a trained net, on the machine that compared: medians of turns."""
+
+    label: str = about("Of its method.")
+    seed: int = about("Of the net.")
+    torch_ms: float = about("torch, eager; it computes with the zeros.", "ms", ge=0)
+    dense_ms: float = about("The engine, told to ignore the zeros.", "ms", ge=0)
+    sparse_ms: float = about("The engine, each layer with its fastest kernel.", "ms", ge=0)
+    threads: int = about("Of each.", ge=1)
+    isa: str = about("Instruction set of the engine's kernels.")
+
+
 class Record(Strict):
     """Everything that a comparison, or one run, came to."""
 
@@ -204,6 +216,7 @@ class Record(Strict):
     aggregate: list[MethodRow] = about("One row per method, from `runs`.", min_length=1)
     runs: list[Run] = about("Every finished run.", min_length=1)
     exhibits: Exhibits = about("Pictures.")
+    speed: list[Speed] | None = about("Milliseconds, with `--speed`: one row per method.", default=None)
 
     @model_validator(mode="after")
     def _agree(self) -> Record:
@@ -220,7 +233,7 @@ class Record(Strict):
 
 MODELS: tuple[type[BaseModel], ...] = (
     Record, Budget, Failure, Review, Finding, Paired, Verdict, ParetoPoint, MethodRow, Measured, Run, Exhibits,
-    Pictures, FirstLayer,
+    Pictures, FirstLayer, Speed,
 )  # fmt: skip
 
 
