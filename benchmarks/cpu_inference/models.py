@@ -123,6 +123,10 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, opset: int 
     """
     import onnx
 
+    if opset < 14:  # there fused attention cannot be written; the numbers are the same
+        for part in model.modules():
+            if hasattr(part, "set_attn_implementation"):
+                part.set_attn_implementation("eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, inputs, str(path), opset_version=opset, dynamo=False)

@@ -152,8 +152,18 @@ SL_INLINE vf sqrt(vf v) {
   return v;
 }
 
-// e^x, relative error < 2e-7 within [-87, 88]; below it 0, above it e^88 (finite). NaN stays NaN.
-SL_INLINE vf exp(vf x) {
+// 1 / a for normal a, relative error < 2e-7: an estimate and a Newton step where there is one, for it is thrice as fast.
+SL_INLINE vf reciprocal(vf a) {
+#if defined(__AVX512F__) && SL_W == 16
+  const vf r = (vf)_mm512_rcp14_ps((__m512)a);
+  return r * fma(-a, r, set1(2.0f));
+#else
+  return set1(1.0f) / a;
+#endif
+}
+
+// e^x within [-87.3, 88.3], beyond them what it is there; relative error < 2e-7. NaN stays NaN.
+SL_INLINE vf exp_inside(vf x) {
   const vf under = set1(-87.33654f), over = set1(88.37626f);
   vf y = x < under ? under : x;
   y = y > over ? over : y;
@@ -168,12 +178,14 @@ SL_INLINE vf exp(vf x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(p, r * r, r + set1(1.0f));
-  vf scale = as_float((as_int(m) + 127) << 23);
-  vf e = p * scale;
-  e = x < under ? zero() : e;
-  return x == x ? e : x;
+  return p * as_float((as_int(m) + 127) << 23);
 }
-SL_INLINE vf sigmoid(vf x) { return set1(1.0f) / (set1(1.0f) + exp(-x)); }
+// e^x; 0 below -87.3.
+SL_INLINE vf exp(vf x) {
+  const vf e = exp_inside(x);
+  return x < set1(-87.33654f) ? zero() : e;
+}
+SL_INLINE vf sigmoid(vf x) { return reciprocal(set1(1.0f) + exp_inside(-x)); }
 SL_INLINE vf tanh(vf x) {  // 1 - 2 / (e^2x + 1); for small |x| the odd polynomial, which does not cancel
   vf x2 = x * x;
   vf p = fma(x2, set1(-0.0218694885f), set1(0.0539682540f));  // 62/2835 and 17/315 of the series
@@ -199,7 +211,7 @@ SL_INLINE vf erf(vf x) {
   q = fma(q, u, set1(0.113818774f));
   q = fma(q, u, set1(0.501420252f));
   q = fma(q, u, set1(1.0f));
-  vf e = y * p / q;
+  vf e = y * p * reciprocal(q);
   e = x > most ? set1(1.0f) : e;
   return x < -most ? set1(-1.0f) : e;
 }
