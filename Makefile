@@ -40,6 +40,8 @@ $(STAMP): constraints.txt pyproject.toml
 	$(PIP) install -q -c constraints.txt $(TORCH_ARGS) torch
 	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@# The builder's import hook would find this package even where PYTHONPATH names another copy: the path alone does.
+	@sed -i.bak '/^import /d' $(VENV)/lib/python*/site-packages/_editable_skbc_sparseland.pth
 	@rm $(HALF)
 	@touch $@
 

@@ -23,22 +23,24 @@ namespace sl::oracle {
 namespace {
 
 constexpr uint32_t CANARY = 0x7fc0dead;  // a NaN that no kernel makes
-constexpr size_t GUARD = 16;             // floats before a tensor and, readable, after it
+constexpr size_t AHEAD = 16, GUARD = 64;  // floats that can be read before and after a tensor, and no others
 
-struct Memory {  // 64-byte aligned; exactly 64 bytes can be read beyond it
+struct Memory {  // 64-byte aligned
   size_t floats;
   std::unique_ptr<float[], void (*)(float*)> raw;
   float* data;
   explicit Memory(int64_t count)
       : floats(size_t(count)),
-        raw(static_cast<float*>(::operator new((floats + 2 * GUARD) * 4, std::align_val_t(64))),
+        raw(static_cast<float*>(::operator new((AHEAD + floats + GUARD) * 4, std::align_val_t(64))),
             [](float* p) { ::operator delete(p, std::align_val_t(64)); }),
-        data(raw.get() + GUARD) {
-    for (size_t i = 0; i < floats + 2 * GUARD; ++i) std::memcpy(raw.get() + i, &CANARY, 4);
+        data(raw.get() + AHEAD) {
+    for (size_t i = 0; i < AHEAD + floats + GUARD; ++i) std::memcpy(raw.get() + i, &CANARY, 4);
   }
   bool intact() const {
+    for (size_t i = 0; i < AHEAD; ++i)
+      if (std::memcmp(raw.get() + i, &CANARY, 4) != 0) return false;
     for (size_t i = 0; i < GUARD; ++i)
-      if (std::memcmp(raw.get() + i, &CANARY, 4) != 0 || std::memcmp(data + floats + i, &CANARY, 4) != 0) return false;
+      if (std::memcmp(data + floats + i, &CANARY, 4) != 0) return false;
     return true;
   }
 };

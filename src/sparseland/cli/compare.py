@@ -68,7 +68,7 @@ def compare(
     from ..recipes import load
     from .guards import examine, known
     from .joined import join as take_in
-    from .plan import check_names, command_line, option
+    from .plan import check_names
 
     made = load(recipe, settings or ())
     runs, allowed = made.runs(), known(allow or ())
@@ -77,16 +77,23 @@ def compare(
     if dry_run:
         _list(made, runs, others, out)
     findings = [finding.to_dict() for finding in examine(_planned(made, runs, others), allowed)]
-    line = command_line(
-        "compare", recipe, option("--set", settings), "--out", out, option("--jobs", None if jobs == JOBS else jobs),
-        option("--on", None if on == "processes" else on), option("--join", join), option("--allow", allowed),
-        option("--speed", speed),
-    )  # fmt: skip
+    line = _typed(recipe, settings, out, jobs, on, join, allowed, speed)
     if speed:
         native()
     plan = _Plan(made, runs, others, out, line, jobs, on, allowed, speed)
     if not _carry_out(plan, findings, overwrite, dry_run):
         raise typer.Exit(1)
+
+
+def _typed(recipe: str, settings: Any, out: Path, jobs: int, on: str, join: Any, allowed: Any, speed: bool) -> str:
+    """The line that was typed."""
+    from .plan import command_line, option
+
+    said = {
+        "--set": settings, "--out": out, "--jobs": None if jobs == JOBS else jobs,
+        "--on": None if on == "processes" else on, "--join": join, "--allow": allowed, "--speed": speed,
+    }  # fmt: skip
+    return command_line("compare", recipe, *(option(name, value) for name, value in said.items()))
 
 
 @dataclass(frozen=True)
