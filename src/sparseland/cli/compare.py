@@ -64,7 +64,6 @@ def compare(
         sparseland compare mine.yaml --out runs/mine --jobs 8 --on ray
         sparseland compare mine.yaml --out runs/both --join runs/small-dense/run.json
     """
-    from ..kernels import native
     from ..recipes import load
     from .guards import examine, known
     from .joined import join as take_in
@@ -78,8 +77,6 @@ def compare(
         _list(made, runs, others, out)
     findings = [finding.to_dict() for finding in examine(_planned(made, runs, others), allowed)]
     line = _typed(recipe, settings, out, jobs, on, join, allowed, speed)
-    if speed:
-        native()
     plan = _Plan(made, runs, others, out, line, jobs, on, allowed, speed)
     if not _carry_out(plan, findings, overwrite, dry_run):
         raise typer.Exit(1)
@@ -113,11 +110,14 @@ class _Plan:
 
 def _carry_out(plan: _Plan, findings: Sequence[dict[str, Any]], overwrite: bool, dry_run: bool) -> bool:
     """Train and show; whether every run ended, and nothing unfair came to light."""
+    from ..kernels import native
     from .guards import say
     from .runs import prepare, train_runs
     from .screen import screen
 
     said: set[str] = set()
+    if plan.speed:
+        native()  # or its error, before anything is trained
     waiting = [] if dry_run else prepare(plan.runs, plan.out, on=plan.on, overwrite=overwrite)
     say(findings, plan.allowed, said)  # when nothing else can stop it: an error stands alone
     if dry_run:

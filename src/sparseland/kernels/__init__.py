@@ -1,9 +1,4 @@
-"""The native kernels, loaded when they are first asked for; the library works without them, on torch.
-
->>> import sparseland.kernels as kernels
->>> isinstance(kernels.available(), bool)
-True
-"""
+"""The native kernels, loaded when they are first asked for; the library works without them, on torch."""
 
 from __future__ import annotations
 
