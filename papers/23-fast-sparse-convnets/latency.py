@@ -98,7 +98,8 @@ def prune_(model: nn.Module, sparsity: float) -> None:
 
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.groups == 1]
     for layer in layers:
-        shape = pattern("block 4x1" if layer is layers[-1] else "unstructured")
+        fits = layer is layers[-1] and layer.out_channels % 4 == 0  # of width 1.4 it has 1,433
+        shape = pattern("block 4x1" if fits else "unstructured")
         scores = layer.weight.abs()
         layer.weight.mul_(shape.project(scores, shape.reachable(scores.shape, (1 - sparsity) * scores.numel())))
 

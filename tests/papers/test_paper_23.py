@@ -180,7 +180,7 @@ def test_milliseconds_of_every_net(
         save_file(model.state_dict(), folder / "model.safetensors")
     asked: list[tuple[Any, ...]] = []
 
-    def convert(model: Any, sample: Any, *, threads: int, never_slower: bool) -> Any:
+    def convert(model: Any, sample: Any, *, threads: int, never_slower: bool, **options: Any) -> Any:
         assert not never_slower  # the engine is measured, not what torch may be better at
         asked.append((tuple(sample.shape), threads))
         return model
@@ -200,7 +200,7 @@ def test_milliseconds_of_every_net(
 def test_the_same_net_with_and_without_zeros(latency: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = []
 
-    def convert(model: Any, sample: Any, *, threads: int, never_slower: bool) -> Any:
+    def convert(model: Any, sample: Any, *, threads: int, never_slower: bool, **options: Any) -> Any:
         weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
         zeros.append([round(1 - float((w != 0).float().mean()), 2) for w in weights])
         return model
