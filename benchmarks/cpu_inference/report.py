@@ -30,7 +30,8 @@ def write(folder: Path, result: Row) -> None:
 def tables(result: Row) -> str:
     """The claims, then one table of milliseconds for each batch size."""
     rows: list[Row] = result["rows"]
-    lines = ["| claim | wanted | found | holds |", "|---|---|---|---|"]
+    lines = ["What is in [result.json](result.json), and no more than this, was measured by", ""]
+    lines += [f"    {result['command']}", "", "| claim | wanted | found | holds |", "|---|---|---|---|"]
     words = {True: "yes", False: "**no**", None: "not measured"}
     for one in result["claims"]:
         found = "–" if one["found"] is None else f"{one['found']:.4g}"
@@ -50,7 +51,11 @@ def tables(result: Row) -> str:
 
 def _kernels(rows: list[Row]) -> list[str]:
     """Our kernels at 90 % and batch 1: how much of the time they take and what they achieve."""
-    lines = ["", "Our kernels at 90 %, batch 1; multiply-adds are those of non-zeros.", ""]
+    lines = [
+        "",
+        "Our kernels at 90 %, batch 1; multiply-adds of non-zeros; without layers done together with another.",
+        "",
+    ]
     lines += ["| model | kernel | layers | ms | GMAC/s | of the peak | best layer |", "|---|---|---|---|---|---|---|"]
     for row in (row for row in rows if (row["sparsity"], row["batch"]) == (0.9, 1)):
         kinds: dict[str, list[Row]] = {}

@@ -129,12 +129,30 @@ def stored(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def command(rows: list[dict[str, Any]]) -> str:
+    """The line that measures the cells that are there."""
+    words = {
+        "--models": [name for name in models.MODELS if any(row["model"] == name for row in rows)],
+        "--sparsity": sorted({row["sparsity"] for row in rows}),
+        "--batch": sorted({row["batch"] for row in rows}),
+        "--engines": [name for name in ENGINES if any(name in row["engines"] for row in rows)],
+    }
+    every = {
+        "--models": list(models.MODELS),
+        "--sparsity": list(SPARSITIES),
+        "--batch": list(BATCHES),
+        "--engines": list(ENGINES),
+    }
+    said = [" ".join([name, *map(str, some)]) for name, some in words.items() if some != every[name]]
+    return " ".join(["python benchmarks/cpu_inference/run.py", *said])
+
+
 def write(given: argparse.Namespace, rows: list[dict[str, Any]], absent: dict[str, str]) -> None:
     """result.json with all cells so far, and the tables and the plot that are made of it."""
     order = {name: i for i, name in enumerate(models.MODELS)}
     rows.sort(key=lambda row: (order[row["model"]], row["batch"], row["sparsity"]))
     write_result(
-        given.out, CLAIM, "python benchmarks/cpu_inference/run.py", cpus=len(given.cpus), rounds=given.rounds,
+        given.out, CLAIM, command(rows), cpus=len(given.cpus), rounds=given.rounds,
         per_turn=PER_TURN, opset=models.OPSET, absent=absent, claims=claims.claims(rows), rows=rows,
     )  # fmt: skip
     if given.out.parent == HERE:
