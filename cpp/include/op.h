@@ -64,7 +64,7 @@ struct Kind {
   Prepare prepare;
 };
 
-// Each instruction set has one: name, and its kinds ended by {nullptr, nullptr}.
+// What an instruction set offers.
 struct Isa {
   const char* name;
   int width;

@@ -64,12 +64,7 @@ def address(site: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser whose camera is a moving test picture."""
-    program = chromium.find()
-    if program is None:
-        said = f"no browser here ({', '.join(chromium.NAMES)}): `make browser` installs one"
-        if chromium.required():
-            pytest.fail(said)
-        pytest.skip(said)
+    program = chromium.needed()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chromium, "SWITCHES", (*chromium.SWITCHES, *CAMERA))
         with Browser(program, tmp_path_factory.mktemp("profile")) as made:

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 import sparseland as sl
-from sparseland import papers
 from sparseland.core import pattern
 from sparseland.kernels.grouping import fill, group_rows
-from sparseland.papers import record
 from tests.papers.conftest import load
+from tests.papers.folders import check_folder
 
 SLUG = "07-sparsebytenn"
 FOLDER = Path(__file__).resolve().parents[2] / "papers" / SLUG
@@ -212,11 +211,4 @@ def test_zeros_of_a_pattern() -> None:
 # ---------------------------------------------------------------------------------------------------------- the folder
 @pytest.mark.skipif(not (FOLDER / "result.json").is_file(), reason="nothing is measured there yet")
 def test_the_folder_is_fresh_and_its_verdict_the_rule_s(jobs: Any) -> None:
-    result = papers.read(FOLDER)
-    rows = [r.model_dump(exclude_unset=True) for r in result.ours]
-    assert jobs.judge(rows) == (result.verdict, result.why) and jobs.headline(rows) == result.headline
-    texts = record.pages(FOLDER, jobs, result.to_dict())
-    stale = [path for path in record.stale(texts) if path.suffix != ".svg"]
-    assert stale == [], f"run: python papers/run.py {SLUG} --redraw"
-    assert {path.name for path in FOLDER.glob("*.svg")} == {path.name for path in texts if path.suffix == ".svg"}
-    assert "## How the verdict came about" in (FOLDER / "README.md").read_text(encoding="utf-8")
+    check_folder(FOLDER, jobs)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import sparseland as sl
-from sparseland import papers
 from sparseland.core import pattern
-from sparseland.papers import record
 from tests.papers.conftest import load
+from tests.papers.folders import check_folder
 
 SLUG = "23-fast-sparse-convnets"
 FOLDER = Path(__file__).resolve().parents[2] / "papers" / SLUG
@@ -215,11 +214,4 @@ def test_the_same_net_with_and_without_zeros(latency: Any, jobs: Any, monkeypatc
 # ---------------------------------------------------------------------------------------------------------- the folder
 @pytest.mark.skipif(not (FOLDER / "result.json").is_file(), reason="nothing is measured there yet")
 def test_the_folder_is_fresh_and_its_verdict_the_rule_s(jobs: Any) -> None:
-    result = papers.read(FOLDER)
-    rows = [r.model_dump(exclude_unset=True) for r in result.ours]
-    assert jobs.judge(rows) == (result.verdict, result.why) and jobs.headline(rows) == result.headline
-    texts = record.pages(FOLDER, jobs, result.to_dict())
-    stale = [path for path in record.stale(texts) if path.suffix != ".svg"]
-    assert stale == [], f"run: python papers/run.py {SLUG} --redraw"
-    assert {path.name for path in FOLDER.glob("*.svg")} == {path.name for path in texts if path.suffix == ".svg"}
-    assert "## How the verdict came about" in (FOLDER / "README.md").read_text(encoding="utf-8")
+    check_folder(FOLDER, jobs)

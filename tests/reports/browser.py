@@ -1,7 +1,8 @@
 """Headless Chromium over its debugging pipe: pages at an exact width and colour scheme, real keys, screenshots.
 
-Only the standard library: messages are JSON ended by a NUL byte, written to the browser's file descriptor 3 and read
-from its 4. ``--window-size`` cannot be used for phones: a headless window is never narrower than 500 pixels.
+Only the standard library, and pytest to skip: messages are JSON ended by a NUL byte, written to the browser's file
+descriptor 3 and read from its 4. ``--window-size`` cannot be used for phones: a headless window is never narrower
+than 500 pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 120.0  # seconds until a browser that does not answer is given up, on a machine that may be busy
@@ -36,6 +39,17 @@ def find() -> str | None:
 def required() -> bool:
     """Whether a missing browser is a failure: in continuous integration, and where somebody says so."""
     return bool(os.environ.get("CI")) or os.environ.get("SPARSELAND_BROWSER") == "required"
+
+
+def needed() -> str:
+    """The path of a browser; the test is skipped without one, and fails where one is required."""
+    program = find()
+    if program is None:
+        said = f"no browser here ({', '.join(NAMES)}): the page was not looked at; `make browser` installs one"
+        if required():
+            pytest.fail(said)
+        pytest.skip(said)
+    return program
 
 
 class BrowserError(RuntimeError):

@@ -23,13 +23,7 @@ SCRIPTS = Path(__file__).with_name("screen_probes.js")
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser; without one the tests are skipped, except where one is required."""
-    program = chromium.find()
-    if program is None:
-        said = f"no browser here ({', '.join(chromium.NAMES)}): the page was not looked at; `make browser` installs one"
-        if chromium.required():
-            pytest.fail(said)
-        pytest.skip(said)
-    with Browser(program, tmp_path_factory.mktemp("profile")) as made:
+    with Browser(chromium.needed(), tmp_path_factory.mktemp("profile")) as made:
         yield made
 
 

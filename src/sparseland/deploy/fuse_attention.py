@@ -12,43 +12,43 @@ LOWEST = -1e30  # an additive mask below this is a score of zero weight
 
 def scale_of_attention(graph: Graph) -> Graph:
     """(a q) kᵀ · scale = q kᵀ · (a · scale), for queries and keys, also behind views that only attention reads."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        if node.op != "attention" or not todo.free(node):
+        if node.op != "attention" or not edit.free(node):
             continue
         for place in (0, 1):
-            before, reader = todo.maker(node.inputs[place]), node
+            before, reader = edit.maker(node.inputs[place]), node
             while before is not None and before.op in ("reshape", "transpose"):
-                alone = todo.only_reader(before.output) is reader
-                before, reader = (todo.maker(before.inputs[0]), before) if alone else (None, before)
+                alone = edit.only_reader(before.output) is reader
+                before, reader = (edit.maker(before.inputs[0]), before) if alone else (None, before)
             if before is None or before.op != "affine" or before.attrs["b"] != 0:
                 continue
             if reader is not node:
-                if todo.only_reader(before.output) is not reader:
+                if edit.only_reader(before.output) is not reader:
                     continue
-                todo.drop(before, before.inputs[0])
+                edit.drop(before, before.inputs[0])
                 inputs = list(node.inputs)
             else:
                 inputs = [before.inputs[0] if i == place else name for i, name in enumerate(node.inputs)]
-            todo.put(node, changed(node, inputs=inputs, attrs={"scale": node.attrs["scale"] * before.attrs["a"]}))
+            edit.put(node, changed(node, inputs=inputs, attrs={"scale": node.attrs["scale"] * before.attrs["a"]}))
             break
-    return todo.done()
+    return edit.done()
 
 
 def mask_of_attention(graph: Graph) -> Graph:
     """Drop a constant mask that keeps everything; say causal for one that keeps the past."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        if node.op != "attention" or len(node.inputs) < 4 or (value := todo.constant(node.inputs[3])) is None:
+        if node.op != "attention" or len(node.inputs) < 4 or (value := edit.constant(node.inputs[3])) is None:
             continue
         keep = _keeps(value)
         if keep is None:
             continue
         if keep.all():
-            todo.put(node, changed(node, inputs=node.inputs[:3]))
+            edit.put(node, changed(node, inputs=node.inputs[:3]))
         elif _is_causal(keep, node, graph):
-            todo.put(node, changed(node, inputs=node.inputs[:3], attrs={"causal": 1}))
-    return todo.done()
+            edit.put(node, changed(node, inputs=node.inputs[:3], attrs={"causal": 1}))
+    return edit.done()
 
 
 def _keeps(value: Array) -> Array | None:

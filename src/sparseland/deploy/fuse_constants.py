@@ -41,11 +41,11 @@ def _random(node: Node) -> bool:
 
 def drop_identities(graph: Graph) -> Graph:
     """Drop nodes that return their input."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
         if node.inputs and _does_nothing(node, graph):
-            todo.drop(node, node.inputs[0])
-    return todo.done()
+            edit.drop(node, node.inputs[0])
+    return edit.done()
 
 
 def _does_nothing(node: Node, graph: Graph) -> bool:
@@ -67,19 +67,19 @@ def _does_nothing(node: Node, graph: Graph) -> bool:
 
 def merge_views(graph: Graph) -> Graph:
     """Join reshapes, transposes, slices and one-pixel pools that follow their kind; a mean forgets its kept axes."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        before = todo.maker(node.inputs[0]) if node.inputs and node.op in _MERGES else None
-        if before is None or not todo.free(node):
+        before = edit.maker(node.inputs[0]) if node.inputs and node.op in _MERGES else None
+        if before is None or not edit.free(node):
             continue
         merged = _MERGES[node.op](node, before, graph)
         if merged is None:
             continue
-        if todo.only_reader(before.output) is node:
-            todo.put(node, merged, before)
+        if edit.only_reader(before.output) is node:
+            edit.put(node, merged, before)
         elif before.op == node.op:  # the other readers keep the first one
-            todo.put(node, merged)
-    return todo.done()
+            edit.put(node, merged)
+    return edit.done()
 
 
 def _reshapes(node: Node, before: Node, graph: Graph) -> Node | None:
@@ -122,19 +122,19 @@ _MERGES = {"reshape": _reshapes, "transpose": _transposes, "slice": _slices, "ma
 
 def merge_sums(graph: Graph) -> Graph:
     """(x + c₁) + c₂ = x + (c₁ + c₂): tables of positions and types become one constant."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     extra: dict[str, Node] = {}
     taken = {node.name for node in graph.nodes}
     for node in graph.nodes:
-        split = _with_constant(node, todo)
+        split = _with_constant(node, edit)
         if split is None:
             continue
         tensor, constant = split
-        before = todo.maker(tensor)
-        inner = _with_constant(before, todo) if before is not None and plain(before) else None
-        if before is None or inner is None or todo.only_reader(tensor) is not node or not todo.free(node, before):
+        before = edit.maker(tensor)
+        inner = _with_constant(before, edit) if before is not None and plain(before) else None
+        if before is None or inner is None or edit.only_reader(tensor) is not node or not edit.free(node, before):
             continue
-        total = todo.constant(constant) + todo.constant(inner[1])  # type: ignore[operator]
+        total = edit.constant(constant) + edit.constant(inner[1])  # type: ignore[operator]
         shape = graph.values[node.output].shape
         if np.broadcast_shapes(graph.values[inner[0]].shape, total.shape) != shape:
             continue
@@ -142,31 +142,31 @@ def merge_sums(graph: Graph) -> Graph:
         if name in graph.values or f"{node.name}.constant" in taken:
             continue
         extra[node.name] = Node("constant", f"{node.name}.constant", [], [name], {}, {"value": total})
-        todo.put(node, changed(node, inputs=[inner[0], name]), before)
-    return _with_extra(todo, extra)
+        edit.put(node, changed(node, inputs=[inner[0], name]), before)
+    return _with_extra(edit, extra)
 
 
-def _with_extra(todo: Rewrite, extra: dict[str, Node]) -> Graph:
+def _with_extra(edit: Rewrite, extra: dict[str, Node]) -> Graph:
     """The changed graph with further constants at its beginning."""
     from .graph_twin import value_of
 
     if not extra:
-        return todo.done()
-    graph = todo.graph
+        return edit.done()
+    graph = edit.graph
     for node in extra.values():
         graph.values[node.output] = value_of(torch.from_numpy(node.weights["value"]))
-    done = todo.done()
+    done = edit.done()
     done.nodes = [*extra.values(), *done.nodes]
     for node in extra.values():
         done.values[node.output] = graph.values.pop(node.output)
     return done
 
 
-def _with_constant(node: Node | None, todo: Rewrite) -> tuple[str, str] | None:
+def _with_constant(node: Node | None, edit: Rewrite) -> tuple[str, str] | None:
     """(tensor, constant) of a sum of the two."""
     if node is None or node.op != "add":
         return None
     one, two = node.inputs
-    if todo.constant(two) is not None:
+    if edit.constant(two) is not None:
         return one, two
-    return (two, one) if todo.constant(one) is not None else None
+    return (two, one) if edit.constant(one) is not None else None

@@ -16,19 +16,19 @@ ENDS = (*LAYERS, "scale", "add", "sub", "mul")  # what may end in an activation
 
 def channel_constants(graph: Graph) -> Graph:
     """x · c and x + c with a constant that differs along one axis only become a scale, with one number an affine."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
         if node.op not in ("mul", "add", "sub"):
             continue
         for place in (1, 0) if node.op != "sub" else (1,):
-            value, x = todo.constant(node.inputs[place]), node.inputs[1 - place]
-            if value is None or todo.constant(x) is not None or value.dtype != np.float32:
+            value, x = edit.constant(node.inputs[place]), node.inputs[1 - place]
+            if value is None or edit.constant(x) is not None or value.dtype != np.float32:
                 continue
             new = _as_scale(node, x, value, graph)
             if new is not None:
-                todo.put(node, new)
+                edit.put(node, new)
                 break
-    return todo.done()
+    return edit.done()
 
 
 def _as_scale(node: Node, x: str, value: Array, graph: Graph) -> Node | None:
@@ -55,18 +55,18 @@ def _as_scale(node: Node, x: str, value: Array, graph: Graph) -> Node | None:
 
 def merge_affine(graph: Graph) -> Graph:
     """a (a′ x + b′) + b is one affine, and one scale where either of the two is."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        before = todo.maker(node.inputs[0]) if node.op in ("affine", "scale") else None
-        if before is None or before.op not in ("affine", "scale") or not plain(before) or not todo.free(node):
+        before = edit.maker(node.inputs[0]) if node.op in ("affine", "scale") else None
+        if before is None or before.op not in ("affine", "scale") or not plain(before) or not edit.free(node):
             continue
-        if todo.only_reader(node.inputs[0]) is not node:
+        if edit.only_reader(node.inputs[0]) is not node:
             continue
         scale = next((one for one in (node, before) if one.op == "scale"), None)
         if scale is None:
             a, b = node.attrs["a"], node.attrs["b"]
             attrs = {"a": a * before.attrs["a"], "b": a * before.attrs["b"] + b}
-            todo.put(node, changed(node, inputs=list(before.inputs), attrs=attrs), before)
+            edit.put(node, changed(node, inputs=list(before.inputs), attrs=attrs), before)
             continue
         dims = len(graph.values[node.output].shape)
         if len({one.attrs["axis"] % dims for one in (node, before) if one.op == "scale"}) > 1:
@@ -74,15 +74,15 @@ def merge_affine(graph: Graph) -> Graph:
         (a, b), (inner, shift) = (_factors(one, len(scale.weights["scale"])) for one in (node, before))
         weights = {"scale": as_weight(a * inner), "shift": as_weight(a * shift + b)}
         attrs = {"axis": scale.attrs["axis"], **activation(node)}
-        todo.put(node, Node("scale", scale.name, list(before.inputs), list(node.outputs), attrs, weights), before)
-    return todo.done()
+        edit.put(node, Node("scale", scale.name, list(before.inputs), list(node.outputs), attrs, weights), before)
+    return edit.done()
 
 
 def fold_pad(graph: Graph) -> Graph:
     """Zeros around an image are padding of the convolution, or of the average that counts them."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        before = todo.maker(node.inputs[0]) if node.inputs and node.inputs[0] else None
+        before = edit.maker(node.inputs[0]) if node.inputs and node.inputs[0] else None
         if before is None or before.op != "pad":
             continue
         counts = node.op == "avg_pool" and (node.attrs["count_include_pad"] or not any(node.attrs["padding"]))
@@ -92,8 +92,8 @@ def fold_pad(graph: Graph) -> Graph:
         attrs: dict[str, Any] = {"padding": tuple(i + j for i, j in sides)}
         if counts:
             attrs["count_include_pad"] = 1
-        todo.put(node, changed(node, inputs=[before.inputs[0], *node.inputs[1:]], attrs=attrs))
-    return todo.done()
+        edit.put(node, changed(node, inputs=[before.inputs[0], *node.inputs[1:]], attrs=attrs))
+    return edit.done()
 
 
 def fold_scale(graph: Graph) -> Graph:
@@ -101,14 +101,14 @@ def fold_scale(graph: Graph) -> Graph:
 
     A number per tensor (affine) is the same with equal factors. Where only the scale reads the layer before it.
     """
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
         if node.op not in ("scale", "affine"):
             continue
-        before = todo.maker(node.inputs[0])
+        before = edit.maker(node.inputs[0])
         if before is None or before.op not in LAYERS or not plain(before) or len(before.inputs) > 1:
             continue
-        if todo.only_reader(before.output) is not node:
+        if edit.only_reader(before.output) is not node:
             continue
         if node.op == "scale" and not _along_outputs(node, before, graph):
             continue
@@ -121,10 +121,10 @@ def fold_scale(graph: Graph) -> Graph:
             del weights["bias"]
         if not all(np.isfinite(one).all() for one in weights.values()):
             continue  # factors so large that the product leaves float32: they stay a node
-        todo.put(
+        edit.put(
             node, changed(before, outputs=list(node.outputs), weights=weights, attrs=activation(node)), before
         )  # fmt: skip
-    return todo.done()
+    return edit.done()
 
 
 def _along_outputs(node: Node, before: Node, graph: Graph) -> bool:
@@ -143,14 +143,14 @@ def fold_scale_forward(graph: Graph) -> Graph:
 
     For linear layers and convolutions without padding (around an image the shift would have to be added too).
     """
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        before = todo.maker(node.inputs[0]) if node.op in LAYERS else None
-        if before is None or before.op not in ("scale", "affine") or not plain(before) or not todo.free(node):
+        before = edit.maker(node.inputs[0]) if node.op in LAYERS else None
+        if before is None or before.op not in ("scale", "affine") or not plain(before) or not edit.free(node):
             continue
         weight = node.weights["weight"].astype(np.float64)
         inside = node.op == "linear" or (node.attrs["groups"] == 1 and not any(node.attrs["padding"]))
-        if todo.only_reader(before.output) is not node or not inside:
+        if edit.only_reader(before.output) is not node or not inside:
             continue
         if before.op == "scale" and not _along_outputs(before, node, graph):
             continue
@@ -162,8 +162,8 @@ def fold_scale_forward(graph: Graph) -> Graph:
             weights["bias"] = as_weight(node.weights.get("bias", np.zeros(len(weight))) + added)
         if all(np.isfinite(one).all() for one in weights.values()):
             inputs = [before.inputs[0], *node.inputs[1:]]
-            todo.put(node, changed(node, inputs=inputs, weights=weights), before)
-    return todo.done()
+            edit.put(node, changed(node, inputs=inputs, weights=weights), before)
+    return edit.done()
 
 
 _GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
@@ -171,28 +171,28 @@ _GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish"}
 
 def gated(graph: Graph) -> Graph:
     """x · sigmoid(x) is silu, x · hardsigmoid(x) hardswish, clamp(x + 3, 0, 6) / 6 hardsigmoid."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
         if node.op == "mul" and plain(node):
             for x, gate in (node.inputs, node.inputs[::-1]):
-                maker = todo.maker(gate)
+                maker = edit.maker(gate)
                 if maker is not None and maker.op == "act" and maker.inputs == [x] and maker.act()[0] in _GATES:
-                    todo.put(node, Node("act", node.name, [x], list(node.outputs), {"act": _GATES[maker.act()[0]]}))
+                    edit.put(node, Node("act", node.name, [x], list(node.outputs), {"act": _GATES[maker.act()[0]]}))
                     break
         elif node.op == "affine" and math.isclose(node.attrs["a"], 1 / 6, rel_tol=1e-6) and node.attrs["b"] == 0:
-            clamp = todo.maker(node.inputs[0])
-            moved = todo.maker(clamp.inputs[0]) if clamp is not None and clamp.op == "act" else None
+            clamp = edit.maker(node.inputs[0])
+            moved = edit.maker(clamp.inputs[0]) if clamp is not None and clamp.op == "act" else None
             if moved is None or clamp is None or clamp.act() != ("clamp", 0.0, 6.0) or moved.op != "affine":
                 continue
             if moved.attrs["a"] == 1 and moved.attrs["b"] == 3:
                 attrs = {"act": "hardsigmoid"}
-                todo.put(node, Node("act", node.name, list(moved.inputs), list(node.outputs), attrs))
-    return todo.done()
+                edit.put(node, Node("act", node.name, list(moved.inputs), list(node.outputs), attrs))
+    return edit.done()
 
 
 def gated_with_factor(graph: Graph) -> Graph:
     """x · sigmoid(a x) = silu(a x) / a: the factors go into the layers around it (a = 1.702 is the quick GELU)."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     nodes: list[Node] = []
     values = dict(graph.values)
     for node in graph.nodes:
@@ -200,8 +200,8 @@ def gated_with_factor(graph: Graph) -> Graph:
         if node.op != "mul" or not plain(node):
             continue
         for x, gate in (node.inputs, node.inputs[::-1]):
-            act = todo.maker(gate)
-            factor = todo.maker(act.inputs[0]) if act is not None and act.act()[0] == "sigmoid" else None
+            act = edit.maker(gate)
+            factor = edit.maker(act.inputs[0]) if act is not None and act.act()[0] == "sigmoid" else None
             if act is None or factor is None or act.op != "act" or factor.op != "affine" or factor.inputs != [x]:
                 continue
             a, name = float(factor.attrs["a"]), f"{node.output}.silu"
@@ -218,28 +218,28 @@ def gated_with_factor(graph: Graph) -> Graph:
 
 def fold_activation(graph: Graph) -> Graph:
     """An activation becomes part of the node before it, also behind a view; a clamp of a clamp is one."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     for node in graph.nodes:
-        before = todo.maker(node.inputs[0]) if node.op == "act" else None
-        if before is None or todo.only_reader(before.output) is not node or not todo.free(node):
+        before = edit.maker(node.inputs[0]) if node.op == "act" else None
+        if before is None or edit.only_reader(before.output) is not node or not edit.free(node):
             continue
         if before.op in ENDS and plain(before):
-            todo.put(node, changed(before, outputs=list(node.outputs), attrs=activation(node)), before)
+            edit.put(node, changed(before, outputs=list(node.outputs), attrs=activation(node)), before)
         elif before.act()[0] == node.act()[0] == "clamp":
             (_, low, high), (_, lo, hi) = before.act(), node.act()
             attrs = {"lo": min(max(low, lo), hi), "hi": min(max(high, lo), hi)}
-            todo.put(node, changed(before, outputs=list(node.outputs), attrs=attrs), before)
-        elif (source := _behind_views(before, todo)) is not None:
-            todo.put(source, changed(source, attrs=activation(node)))
-            todo.drop(node, node.inputs[0])
-    return todo.done()
+            edit.put(node, changed(before, outputs=list(node.outputs), attrs=attrs), before)
+        elif (source := _behind_views(before, edit)) is not None:
+            edit.put(source, changed(source, attrs=activation(node)))
+            edit.drop(node, node.inputs[0])
+    return edit.done()
 
 
-def _behind_views(node: Node | None, todo: Rewrite) -> Node | None:
+def _behind_views(node: Node | None, edit: Rewrite) -> Node | None:
     """The node behind reshapes and transposes that can take an activation, if nothing else reads on the way."""
     while node is not None and node.op in ("reshape", "transpose"):
-        before = todo.maker(node.inputs[0])
-        if before is None or todo.only_reader(before.output) is not node:
+        before = edit.maker(node.inputs[0])
+        if before is None or edit.only_reader(before.output) is not node:
             return None
         node = before
     return node if node is not None and node.op in ENDS and plain(node) else None
@@ -247,24 +247,24 @@ def _behind_views(node: Node | None, todo: Rewrite) -> Node | None:
 
 def fold_residual(graph: Graph) -> Graph:
     """act(W x + b) with r added before the activation: the sum after a layer becomes its second input."""
-    todo = Rewrite(graph)
+    edit = Rewrite(graph)
     order = {node.name: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if node.op != "add" or node.inputs[0] == node.inputs[1]:
             continue
-        candidates = [(todo.maker(one), other) for one, other in (node.inputs, node.inputs[::-1])]
+        candidates = [(edit.maker(one), other) for one, other in (node.inputs, node.inputs[::-1])]
         fitting = [
             (layer, other)
             for layer, other in candidates
-            if layer is not None and _takes(layer, node, graph) and todo.only_reader(layer.output) is node
+            if layer is not None and _takes(layer, node, graph) and edit.only_reader(layer.output) is node
             if graph.values[other] == graph.values[layer.output]
         ]
         if fitting:
             # The later of two layers takes the other: it would have to wait anyway.
             layer, other = max(fitting, key=lambda one: order[one[0].name])
             new = changed(layer, inputs=[layer.inputs[0], other], outputs=list(node.outputs), attrs=activation(node))
-            todo.put(node, new, layer)
-    return todo.done()
+            edit.put(node, new, layer)
+    return edit.done()
 
 
 def _takes(layer: Node, node: Node, graph: Graph) -> bool:

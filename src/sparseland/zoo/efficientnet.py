@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sparseland.core.errors import SparselandError, nearest
 from sparseland.zoo.init import check_shape
-from sparseland.zoo.inverted import InvertedResidual, divisible, stem
+from sparseland.zoo.inverted import InvertedResidual, check_options, divisible, stem
 
 # Table 1 of the paper: (expansion, kernel, stride of the first block, channels, blocks).
 STAGES = (
@@ -62,8 +62,7 @@ class EfficientNet(nn.Module):
             raise SparselandError(f"unknown variant {variant!r} of EfficientNet: {nearest(variant, tuple(VARIANTS))}")
         width, depth, published = VARIANTS[variant]
         dropout = published if dropout is None else dropout
-        if not 0 <= dropout < 1:
-            raise SparselandError(f"dropout is a probability in [0, 1); got {dropout}")
+        check_options(width, dropout)
         inputs = divisible(32 * width)
         self.conv1 = nn.Conv2d(shape[0], inputs, 3, stride=stem(shape, stem_stride), padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs, eps=EPS)

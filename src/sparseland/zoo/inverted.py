@@ -38,6 +38,20 @@ def stem(in_shape: tuple[int, int, int], stride: int | None) -> int:
     return stride or (1 if max(in_shape[1:]) <= SMALL else 2)
 
 
+def check_options(width: float, dropout: float) -> None:
+    """Raise unless the width multiplies by more than 0 and the dropout is a probability in [0, 1).
+
+    Raises:
+        SparselandError: they are not.
+
+    >>> check_options(0.5, 0.2)
+    """
+    if not width > 0:
+        raise SparselandError(f"width multiplies the numbers of channels and is above 0; got {width}")
+    if not 0 <= dropout < 1:
+        raise SparselandError(f"dropout is a probability in [0, 1); got {dropout}")
+
+
 class SqueezeExcite(nn.Module):
     """x · gate(expand(act(reduce(mean of x over the pixels)))), one factor per channel (arXiv:1709.01507)."""
 

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparseland.core.errors import SparselandError
 from sparseland.zoo.init import check_shape
-from sparseland.zoo.inverted import InvertedResidual, divisible, stem
+from sparseland.zoo.inverted import InvertedResidual, check_options, divisible, stem
 
 # Table 2 of the paper: (expansion, channels, blocks, stride of the first block); strides as for 224×224 images.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -44,10 +43,7 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         shape = check_shape(in_shape, classes)
-        if not width > 0:
-            raise SparselandError(f"width multiplies the numbers of channels and is above 0; got {width}")
-        if not 0 <= dropout < 1:
-            raise SparselandError(f"dropout is a probability in [0, 1); got {dropout}")
+        check_options(width, dropout)
         inputs = divisible(32 * width)
         self.conv1 = nn.Conv2d(shape[0], inputs, 3, stride=stem(shape, stem_stride), padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sparseland.core.errors import SparselandError, nearest
 from sparseland.zoo.init import check_shape
-from sparseland.zoo.inverted import InvertedResidual, divisible, stem
+from sparseland.zoo.inverted import InvertedResidual, check_options, divisible, stem
 
 # Tables 1 and 2 of the paper: (kernel, expanded, channels, squeeze-and-excitation, hard-swish, stride) of each block.
 LARGE = (
@@ -61,10 +61,7 @@ class MobileNetV3(nn.Module):
         shape = check_shape(in_shape, classes)
         if variant not in VARIANTS:
             raise SparselandError(f"unknown variant {variant!r} of MobileNetV3: {nearest(variant, tuple(VARIANTS))}")
-        if not width > 0:
-            raise SparselandError(f"width multiplies the numbers of channels and is above 0; got {width}")
-        if not 0 <= dropout < 1:
-            raise SparselandError(f"dropout is a probability in [0, 1); got {dropout}")
+        check_options(width, dropout)
         blocks, hidden = VARIANTS[variant]
         inputs = divisible(16 * width)
         self.conv1 = nn.Conv2d(shape[0], inputs, 3, stride=stem(shape, stem_stride), padding=1, bias=False)
