@@ -6,8 +6,11 @@ float32, and a process may hold only one precision for its whole life, while a c
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +57,9 @@ class Processes:
         self.device: torch.device = self.accelerator.device
         self.main = self.rank == 0
         self.trackers = bool(trackers)
+        if self.world > 1:
+            atexit.unregister(let_gloo_finish)  # at most once, however many runs
+            atexit.register(let_gloo_finish)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Move the model to this process's device; with several processes, wrapped so that gradients are averaged."""
@@ -125,6 +131,28 @@ class Processes:
         """Close the trackers (the process group stays: it is not this run's)."""
         for tracker in self.accelerator.trackers if self.trackers and self.main else ():
             tracker.finish()
+
+
+def let_gloo_finish(timeout: float = 10.0, threads: str = "pt_gloo") -> None:
+    """Wait until gloo's threads sleep: one that drops its last tensor after Python has begun to end aborts the process.
+
+    Destroying the process group does not join them, for DistributedDataParallel keeps the group alive. Sleeping here
+    gives away the lock of the interpreter that they need.
+    """
+    end, asleep = time.monotonic() + timeout, 0
+    while time.monotonic() < end and asleep < 2:  # seen once it may be waiting for us
+        time.sleep(0.002)
+        asleep = 0 if "R" in _states(threads) else asleep + 1
+
+
+def _states(threads: str) -> list[str]:
+    """What the threads of this process whose names begin with ``threads`` do (R: runs, S: sleeps); Linux only."""
+    states = []
+    for task in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            if (task / "comm").read_text().startswith(threads):
+                states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 def _known(trackers: Sequence[Any]) -> list[Any]:
