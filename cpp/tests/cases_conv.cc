@@ -59,8 +59,9 @@ Case draw_convolution(Random& random, bool first) {
   const Geometry g = draw_geometry(random, true);
   const bool dense = first || random.chance(0.4);
   const int groups = dense || random.chance(0.6) ? 1 : random.in(2, 4);
-  const int C = groups * (first ? random.in(1, 4) : random.size(groups > 1 ? 6 : 20)),
-            O = groups * random.size(groups > 1 ? 7 : 40);
+  const bool deep = !dense && groups == 1 && g.kh * g.kw <= 25 && random.chance(0.15);  // taken in layers
+  const int C = deep ? random.in(80, 160) : groups * (first ? random.in(1, 4) : random.size(groups > 1 ? 6 : 20)),
+            O = deep ? random.in(1, 12) : groups * random.size(groups > 1 ? 7 : 40);
   const int N = random.in(1, 2), per = C / groups * g.kh * g.kw, G = random.pick({1, 2, 4});
   const Activated act = Activated::draw(random);
   const double sparsity = dense ? 0.0 : random.pick({0.0, 0.5, 0.9, 1.0, random.uniform()});

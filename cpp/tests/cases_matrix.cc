@@ -29,8 +29,10 @@ Answer product(const Array& x, const std::vector<float>& weight, const std::vect
 
 Case draw_product(Random& random, bool sparse) {
   Case c;
-  const int N = random.in(1, 3), H = random.size(20), W = random.chance(0.3) ? 1 : random.size(20);
-  const int K = random.size(70), O = random.size(70);
+  const bool deep = sparse && random.chance(0.1);  // enough inputs to be taken in layers
+  const int N = deep ? 1 : random.in(1, 3), H = deep ? random.in(8, 20) : random.size(20);
+  const int W = deep ? random.in(8, 20) : random.chance(0.3) ? 1 : random.size(20);
+  const int K = deep ? random.in(200, 500) : random.size(70), O = deep ? random.in(1, 30) : random.size(70);
   const Activated act = Activated::draw(random);
   const double sparsity = sparse ? random.pick({0.0, 0.5, 0.9, 1.0, random.uniform()}) : 0.0;
   const int G = random.pick({1, 2, 4});

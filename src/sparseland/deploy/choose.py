@@ -24,7 +24,7 @@ from .program import Program
 
 CHUNKS = {"pointwise": (48, 96, 112), "conv": (96, 384)}  # beside the kernels' own 64 and 192
 SOME = 64  # rows that show a pattern
-LEAST = 7  # rounds of every candidate
+LEAST = 9  # rounds of every candidate
 PROBES = (0.5, 0.1)  # densities at which a made-up weight is timed, to say from where sparse would win
 
 
@@ -35,7 +35,7 @@ class Measured:
         threads: that will run; at least 1.
         isa: of the kernels; "": the best this machine has.
         cache: of earlier timings.
-        budget: seconds a layer may take to be timed; the rounds are at least 7.
+        budget: seconds a layer may take to be timed; the rounds are at least 9.
         only: "dense" or "sparse" leaves out the others where a layer has any; None: all.
         progress: called with the name of a layer before it is timed.
     """
@@ -125,7 +125,9 @@ def made_up(layer: Layer, density: float) -> Layer:
 
 
 def time_turns(turns: Sequence[tuple[Layer, Choice]], threads: int, isa: str = "", budget: float = 0.1) -> list[float]:
-    """Seconds of each (layer, kernel): the mean of the fastest quarter of at least 7 rounds in which all take turns.
+    """Seconds of each (layer, kernel): the fastest of at least 9 rounds in which all take turns.
+
+    The fastest, because all that can happen to a round on a shared machine is that it takes longer.
 
     Raises:
         SparselandError: the extension is not built.
@@ -150,7 +152,7 @@ def time_turns(turns: Sequence[tuple[Layer, Choice]], threads: int, isa: str = "
     began = time.perf_counter()
     while len(taken[0]) < LEAST or (time.perf_counter() - began < budget and len(taken[0]) < 200):
         engine.run([], after)
-    return [float(np.mean(sorted(times)[: max(2, len(times) // 4)])) for times in taken]
+    return [min(times) for times in taken]
 
 
 def _input(program: Program, layer: Layer) -> tuple[int, int]:
