@@ -296,3 +296,18 @@ def test_a_graph_is_converted_too(small: tuple[nn.Module, sl.deploy.Engine]) -> 
     x = torch.randn(1, *IMAGE)
     made = sl.deploy.convert(capture(model, x), threads=1, measure=False)
     assert torch.equal(made(x), engine(x))
+
+
+def test_a_net_that_magnifies_rounding_is_held_to_its_own() -> None:
+    """Differences of large numbers: single precision is off by thousandths, the model as well as the engine."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1)).eval()
+    x = torch.randn(1, 64, 12, 12)
+    with torch.no_grad():
+        net[0].bias += 1e4
+        net[2].weight -= net[2].weight.mean(1, keepdim=True)  # what is left after the large part is taken away
+        exact = copy.deepcopy(net).double()(x.double())
+        own = float((net(x) - exact).abs().max() / exact.abs().max())
+    fast = convert(net, x, threads=1, measure=False, tolerance=own / 10)
+    off = float((torch.as_tensor(fast(x)) - exact).abs().max() / exact.abs().max())
+    assert own > 1e-5 and own / 10 < off <= 4 * own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import platform
 import time
@@ -60,7 +61,8 @@ def convert(
         rivals: of torch: "eager", "compile".
         nan: "pass" lets NaN and infinity in inputs through; "error" refuses them at every call.
         isa: instruction set of the kernels; "": the best of this machine.
-        tolerance: largest difference to the model on the sample, relative to the largest output.
+        tolerance: largest difference to the model on the sample, relative to the largest output (or, where the
+            model's own rounding is larger, 4 times that).
         budget: seconds to time one layer; layers alike are timed once and remembered (`choose_cache`).
         cache: of timings; None: the user's.
 
@@ -107,7 +109,8 @@ def _converted(
     twin = _Twin(model) if isinstance(model, Graph) else model
     with _evaluating(twin):
         right = run(graph, tensors) if _is_half(twin) else _tensors_of(twin(*args, **kwargs))
-        agrees(engine, tensors, right, tolerance, rows)
+        exact = None if _is_half(twin) or twin is not model else lambda: _in_double(twin, args, kwargs)
+        agrees(engine, tensors, right, tolerance, rows, exact)
         if isinstance(choose, Measured) and never_slower:
             say("timing the whole against torch")
             others = () if twin is not model else rivals  # a graph in torch is an oracle and no rival
@@ -324,6 +327,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _in_double(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The outputs of a copy of the model in double precision."""
+    made = lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf  # noqa: E731
+    args, kwargs = pytree.tree_map(made, (args, kwargs))
+    return _tensors_of(copy.deepcopy(model).double()(*args, **kwargs))
 
 
 def _tensors_of(output: Any) -> list[Tensor]:
