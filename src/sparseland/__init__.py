@@ -27,6 +27,7 @@ _MODULES = {
     "deploy": "deploy",
     "testing": "testing",
     "papers": "papers",
+    "pixels": "pixels",
 }
 _NAMES = {
     "prune_": "weights.oneshot",
@@ -39,7 +40,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from . import account, advisor, core, data, deploy, papers, recipes, reports, testing, train, weights, zoo
+    from . import account, advisor, core, data, deploy, papers, pixels, recipes, reports, testing, train, weights, zoo
     from .core.mask import MaskSet
     from .core.pattern import pattern
     from .core.selection import select
@@ -61,6 +62,7 @@ __all__ = [
     "methods",
     "papers",
     "pattern",
+    "pixels",
     "prune_",
     "recipes",
     "reports",

@@ -12,6 +12,7 @@ from sparseland import methods
 from sparseland.account import SparsityCard, card_of
 from sparseland.core.errors import RecipeError
 from sparseland.train import TrainConfig, Trainer, run
+from sparseland.train.plans import compose
 
 # name: (when, route, mask, needs dense)
 EVERYTHING = ("weights", "gradients", "optimizer")
@@ -30,7 +31,21 @@ KNOWN: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "movement": ("during", "dense→sparse", "dynamic (dead weights learn)", EVERYTHING),
     "sr-ste": ("during", "sparse→sparse", "dynamic (dead weights learn)", EVERYTHING),
     "imp": ("after", "dense→sparse", "static", EVERYTHING),
+    "sms": ("after", "dense→sparse", "static", EVERYTHING),
+    "reprune": ("after", "dense→sparse", "static", EVERYTHING),
+    "iss-p": ("during", "dense→sparse", "dynamic (dead weights learn)", EVERYTHING),
+    "greg": ("during", "dense→sparse", "static", EVERYTHING),
+    "random-search": ("before", "sparse→sparse", "static", ()),
+    "masksparsity": ("after", "dense→sparse", "static", EVERYTHING),
+    "slimming": ("after", "dense→sparse", "static", EVERYTHING),
+    "group-lasso": ("after", "dense→sparse", "static", EVERYTHING),
+    "sparse-then-prune": ("after", "dense→sparse", "static", EVERYTHING),
+    "jackpots": ("after", "dense→sparse", "dynamic (score)", EVERYTHING),
+    "turbo-vbi": ("after", "dense→sparse", "static", EVERYTHING),
+    "precropping": ("before", "sparse→sparse", "static", ("weights", "gradients", "data")),
+    "bip": ("after", "dense→sparse", "static", EVERYTHING),
 }
+PENALISED = ("iss-p", "greg", "masksparsity", "slimming", "group-lasso")  # dense until the end of a penalty
 
 
 def test_every_registered_method_has_its_row() -> None:
@@ -39,11 +54,12 @@ def test_every_registered_method_has_its_row() -> None:
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_cards(name: str) -> None:
-    card = card_of(methods.build(name), procedure="imp" if name == "imp" else None)
+    procedure = compose({"name": name}).procedure
+    card = card_of(methods.build(name), procedure=procedure and procedure.__name__)
     assert (card.when, card.route, card.mask, card.needs_dense) == KNOWN[name]
     assert card.kernel == "none (masked)"
-    assert card.forward_sparse == card.backward_sparse == (name != "dense")
-    assert card.update_sparse == (name not in ("dense", "movement", "sr-ste"))
+    assert card.forward_sparse == card.backward_sparse == (name not in ("dense", *PENALISED))
+    assert card.update_sparse == (name not in ("dense", "movement", "sr-ste", *PENALISED))
     assert SparsityCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
 
 

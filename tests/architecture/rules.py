@@ -26,7 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "data": ("core",),
     "zoo": ("core",),
     "kernels": ("core.pattern", "core.errors"),
-    "weights": ("core",),
+    "weights": ("core", "files"),
     "deploy": ("core", "files", "kernels"),
     "account": ("core", "weights", "deploy"),
     **dict.fromkeys(DOMAINS, ("core", "kernels")),

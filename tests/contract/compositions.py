@@ -44,6 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "magnitude": {"sparsity": 0.8, "at": 10},
     "gmp": {"sparsity": 0.8, "every": 5, "end": 0.5},
     "imp": {"sparsity": 0.8},
+    "sms": {"sparsity": 0.8},
+    "reprune": {"sparsity": 0.8},
     "snip": {"sparsity": 0.8, "rounds": 2},
     "grasp": {"sparsity": 0.8},
     "synflow": {"sparsity": 0.8, "rounds": 10},
@@ -51,9 +53,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rigl": {"sparsity": 0.8, "every": 5},
     "granet": {"sparsity": 0.8, "every": 5},
     "random": {"sparsity": 0.8},
+    "random-search": {"sparsity": 0.5},
+    "sparse-then-prune": {"sparsity": 0.8},
     "lamp": {"sparsity": 0.8, "at": 0.25},
     "movement": {"sparsity": 0.8, "every": 5},
+    "masksparsity": {"sparsity": 0.5},
+    "slimming": {"sparsity": 0.5},
+    "group-lasso": {"sparsity": 0.5},
+    "precropping": {"sparsity": 0.8, "rounds": 10},
     "sr-ste": {},
+    "turbo-vbi": {"sparsity": 0.8},
+    "jackpots": {"sparsity": 0.8},
+    "bip": {"sparsity": 0.8},
+    "iss-p": {"sparsity": 0.8, "end": 0.5},
+    "greg": {"sparsity": 0.8, "end": 0.5},
 }
 
 
@@ -75,6 +88,7 @@ COMPOSED: dict[str, Method] = {
     "shrinking": Method("shrinking", schedule=CUBIC, flow=Shrinking(0.9, until=0.8)),
     "thresholding": Method("thresholding", schedule=Constant(0.8, every=3), flow=Shrinking(0.0)),
     "penalised": Method("penalised", schedule=OneShot(0.8), flow=Penalised(0.01, norm="l1", ramp=1e-3)),
+    "iss-r": sl.methods.ISSP(0.8, variant="penalty", ramp=0.01, end=0.5, every=3),
     "bidirectional": Method(
         "bidirectional",
         pattern=NM(2, 4),

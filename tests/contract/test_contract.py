@@ -15,6 +15,9 @@ MLP, CONV = tasks()
 SKIPS = {  # nothing else may be skipped
     "dense": {"pattern_valid", "zeros_survive_optimizers"},
     "frozen": {"zeros_survive_optimizers"},
+    "masksparsity": {"zeros_survive_optimizers"},  # channels are removed, not zeroed
+    "slimming": {"zeros_survive_optimizers"},
+    "group-lasso": {"zeros_survive_optimizers"},
     "frozen-moving": {"zeros_survive_optimizers"},
 }
 QUICK = {"round_trip", "exact_count", "no_forward_hooks", "plain_after_finalize", "resume_bit_equal"}  # of the composed

@@ -108,6 +108,7 @@ def test_calibration_by_hand() -> None:
     )
     assert [one["label"] for one in found] == ["dense"]
     assert found[0]["ece"] == "8.6 %" and found[0]["lean"] == "overconfident by 6.6 points"
+    assert found[0]["mce"] == "38.0 %"  # 20 images: 5 right, 12.6 said
     without = [{**one, "result": {"test": {"bins": bins}}} for one in runs]
     assert calibration([{"label": "dense"}], without)[0]["ece"] == "8.6 %"  # from the bins themselves
     assert lean(add_up([bins])) == "overconfident by 6.6 points"

@@ -46,14 +46,15 @@ def test_calibration_by_hand() -> None:
     metrics = tally.metrics()
     # bin of 0.9: 3 images, 2 right, confidence 2.7; bin of 0.7: 1 image, right, confidence 0.7
     assert metrics["ece"] == pytest.approx((abs(2 - 2.7) + abs(1 - 0.7)) / 4, abs=1e-6)
-    assert metrics["per_class"] == [1.0, 0.5]
+    assert metrics["per_class"] == [1.0, 0.5] and metrics["worst_class"] == 0.5
+    assert metrics["mce"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_classes_without_images_and_empty_splits() -> None:
     tally = Tally(3)
-    assert tally.metrics()["accuracy"] == 0.0
+    assert tally.metrics()["accuracy"] == 0.0 == tally.metrics()["mce"] and tally.metrics()["worst_class"] is None
     tally.add(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0]))
-    assert tally.metrics()["per_class"] == [1.0, None, None]
+    assert tally.metrics()["per_class"] == [1.0, None, None] and tally.metrics()["worst_class"] == 1.0
 
 
 @pytest.mark.parametrize("world", [2, 3])

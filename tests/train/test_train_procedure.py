@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,33 @@ def test_compose_reads_names_and_words() -> None:
         compose({"name": "imp", "rouns": 3})
     with pytest.raises(RecipeError, match="unknown method None"):
         compose({})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "imp", "rounds": 2},
+        {"name": "imp", "rounds": 2, "rewind": "none"},
+        {"name": "bip", "tune": 0.5},
+        {"name": "jackpots", "search": 0.5, "tune": 0.5},
+        {"name": "sms", "cycles": 1, "ingredients": 2, "retrain": 0.5},
+        {"name": "reprune", "copies": 2, "retrain": 0.5},
+        {"name": "turbo-vbi"},
+        {"name": "random-search", "candidates": 3},
+        {"name": "masksparsity", "strength": 1e-2},
+        {"name": "slimming", "strength": 1e-2, "trainings": 2},
+        {"name": "group-lasso", "strength": 1e-2},
+    ],
+    ids=lambda method: "-".join(map(str, method.values())),
+)
+def test_a_procedure_trains_as_many_schedules_as_it_says(method: dict[str, Any], tmp_path: Path) -> None:
+    """So that a comparison knows before it trains whether budgets are equal."""
+    from sparseland.advisor.facts import Facts
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = "mlp-16" if method["name"] not in ("masksparsity", "slimming", "group-lasso") else "resnet-8-w4"
+        config = TrainConfig(model=net, method=method, epochs=2, limit=160, batch_size=16, lr=0.05, threads=1)
+        result = run(config, tmp_path / "run", progress=False)
+    planned = Facts("planned", 0, config.to_dict()).passes
+    assert planned is not None and result["steps"] == pytest.approx(10 * planned, abs=3)  # 160 images in batches of 16

@@ -174,3 +174,17 @@ def test_nothing_to_keep() -> None:
     model = net()
     with pytest.raises(TargetError, match="none of the 1,504 weights .* is zero"):
         sl.keep_zeros(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+def test_pruning_again_ranks_only_what_is_alive(criterion: str) -> None:
+    net = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 8))
+    method = sl.methods.Magnitude(0.5).replace(criterion=criterion)
+    first = sl.prune_(net, method)
+    with torch.no_grad():
+        net[0].weight += 1.0  # also what is dead: it must not come back, however large
+    second = sl.prune_(net, method.replace(schedule=sl.core.OneShot(0.8)), masks=first)
+    assert second.kept() == sl.core.kept(768, 0.8)
+    for name, mask in second.items():
+        assert not bool((mask & ~first[name]).any())
+        assert torch.equal(net.get_parameter(name) != 0, mask)

@@ -1,6 +1,7 @@
 """Counters: exact non-zeros, floating-point operations, bytes, memory, how masks move, and what a method is."""
 
 from .card import SparsityCard, card_of
+from .clusters import Clusters, cluster_bytes
 from .dynamics import check_fits, churn, dead_units, exploration, overlap, survival, with_overlap
 from .flops import Cost, trace
 from .memory import activation_bytes, peak, reset_peak, training_bytes
@@ -11,6 +12,7 @@ from .training import Meter, printed_agrees, route_flops, step_flops, step_parts
 
 __all__ = [
     "SCOPES",
+    "Clusters",
     "Cost",
     "Counts",
     "LayerCount",
@@ -23,6 +25,7 @@ __all__ = [
     "card_of",
     "check_fits",
     "churn",
+    "cluster_bytes",
     "count",
     "csr_bytes",
     "dead_units",

@@ -14,6 +14,7 @@ from .training import step_parts
 
 DENSE = ("weights", "gradients", "optimizer")
 LONG = 10**9  # steps of a run whose length is unknown: fractions of it are resolved, and no end lies beyond it
+UNTRAINED = ("precropping", "random_search")  # procedures that train the sparse net only
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def card_of(
     Parameters:
         method: None or one without schedule: dense. targets: names of the masked parameters.
         dense_layers: names of weights that stay dense. train_steps: of the whole run.
-        procedure: name of the function of several fits the method belongs to (such as "imp"): it trains densely,
-            prunes, and trains again. teacher: whether a dense teacher is run beside it.
+        procedure: name of the function of several fits the method belongs to (such as "imp"): it trains densely, prunes,
+            and trains again; those in UNTRAINED choose on the untrained net. teacher: whether a dense teacher is run
+            beside it.
 
     >>> from sparseland.weights.methods import SET, GMP, IMP, SNIP, RigL
     >>> [card_of(m).route for m in (None, SET(0.9), GMP(0.9))]
@@ -123,19 +125,22 @@ def family(pattern: Pattern) -> str:
 
 
 def _from_start(method: Method) -> bool:
-    """Whether the first optimizer step already sees zeros."""
-    return method.schedule is not None and bool(method.schedule.resolve(LONG)(0))
+    """Whether the first optimizer step already sees zeros (a penalty pulls towards them only)."""
+    sparse = step_parts(method)["forward"] == "sparse"
+    return sparse and method.schedule is not None and bool(method.schedule.resolve(LONG)(0))
 
 
 def _when(method: Method, procedure: str | None) -> str:
     if procedure is not None:
-        return "after"
+        return "before" if procedure in UNTRAINED else "after"
     once = isinstance(method.schedule, OneShot) and method.exchange is None and not _learns(method)
     return "before" if once and _from_start(method) else "during"
 
 
 def _route(method: Method, procedure: str | None) -> str:
-    return "sparse→sparse" if procedure is None and _from_start(method) else "dense→sparse"
+    if procedure is not None:
+        return "sparse→sparse" if procedure in UNTRAINED else "dense→sparse"
+    return "sparse→sparse" if _from_start(method) else "dense→sparse"
 
 
 def _mask(method: Method, procedure: str | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import InfeasibleBudget, RecipeError, nearest
+from ..core.flow import Product
 from ..weights import Method
 from .flops import Cost, LayerCounts
 
@@ -20,6 +21,7 @@ def step_flops(method: Method | None, dense: int, sparse: int, *, moved: bool = 
     - gradient growth (RigL, GraNet): 2 f_S + f_D in the steps in which masks move, 3 f_S in the others;
     - momentum growth (SNFS): 2 f_S + f_D in every step;
     - flows with dense values behind the mask (straight-through, SR-STE, fading, bidirectional): 2 f_S + f_D;
+    - product, where dead weights receive nothing: 2 f_S + f_D in the steps in which scores move masks, 3 f_S otherwise;
     - frozen (the mask acts on the update only): 2 f_D + f_S;
     - flows whose dead weights are still non-zero (shrinking, penalised): 3 f_D.
 
@@ -42,10 +44,11 @@ def step_parts(method: Method | None, *, moved: bool = False) -> dict[str, str]:
     if method is None:
         return dict.fromkeys(("forward", "backward", "update"), "dense")
     flow, growth = method.flow, method.growth
-    if not flow.zeros:
+    if not flow.learns and not flow.zeros:
         return {"forward": "dense", "backward": "dense", "update": "sparse"}
     if flow.latent or "momentum" in growth.needs:
-        return {"forward": "sparse", "backward": "sparse", "update": "dense"}
+        idle = isinstance(flow, Product) and not moved  # then no dead weight's gradient is read
+        return {"forward": "sparse", "backward": "sparse", "update": "sparse" if idle else "dense"}
     if flow.ranks_dead:
         return dict.fromkeys(("forward", "backward", "update"), "dense")
     update = "dense" if moved and "grad" in growth.needs else "sparse"
@@ -140,6 +143,7 @@ class Meter:
         cost: of one sample; training, training_dense: FLOPs so far, of this run and of a dense run of equal steps.
         phases: where ``training`` went: "dense steps", "sparse steps", "choosing masks", and what `add` named.
         rounds: what each finished fit of a procedure cost, in order.
+        whole: f_D of the model as it was before units were removed from it (None: none were).
 
     >>> meter = Meter(Cost({"w": 1}, {"w": 100}))
     >>> meter.step(None, {"w": (10, 100)}, samples=2)
@@ -155,6 +159,7 @@ class Meter:
     training_dense: int = 0
     phases: dict[str, int] = field(default_factory=dict)
     rounds: list[int] = field(default_factory=list)
+    whole: int | None = None
     _known: tuple[Any, int] = field(default=(None, 0), repr=False, compare=False)
 
     def step(
@@ -166,12 +171,25 @@ class Meter:
             self._known = (key, self.cost.sparse(counts))
         flops = samples * step_flops(method, dense, self._known[1], moved=moved)
         self.add(flops, "dense steps" if flops == samples * 3 * dense else "sparse steps")
-        self.training_dense += samples * 3 * dense
+        self.training_dense += samples * 3 * (dense if self.whole is None else self.whole)
+
+    def shrink(self, cost: Cost) -> None:
+        """From now on a sample costs this: units were removed. A dense run goes on with all of them.
+
+        >>> meter = Meter(Cost({"w": 1}, {"w": 100}))
+        >>> meter.shrink(Cost({"w": 1}, {"w": 50})); meter.step(None, {}, samples=1)
+        >>> meter.training, meter.training_dense
+        (300, 600)
+        """
+        self.whole = self.cost.dense() if self.whole is None else self.whole
+        self.cost, self._known = cost, (None, 0)
 
     def measured(self, method: Method, samples: int, *, at_start: bool = True) -> None:
         """Count the statistics from which masks were chosen (SNIP, GraSP; SynFlow needs one sample a round)."""
         rounds = getattr(method.schedule, "rounds", 1) if at_start else 1
         needs = method.requires(at_start=True) if at_start else method.requires() & {"hessian_grad", "synflow"}
+        if not at_start and getattr(method.criterion, "turns", None) == "stream":
+            self.add(3 * samples * self.cost.dense(), "scores on a second stream")  # at most: its forward is sparse
         for name in needs:
             images = 1 if name == "synflow" else samples
             self.add(rounds * images * MEASURING.get(name, 0) * self.cost.dense(), "choosing masks")

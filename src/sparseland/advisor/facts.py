@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..account.card import UNTRAINED
 from ..core.errors import SparselandError
 
 FIXED_RATIOS = ("uniform", "uniform+", "er", "erk", "erk+")  # layer ratios that follow from the shapes alone
@@ -161,7 +162,7 @@ class Facts:
         if "schedule" not in self.words:
             return None
         if self.procedure is not None:
-            return "after"
+            return "before" if self.procedure.get("name") in UNTRAINED else "after"
         schedule = self.words["schedule"]
         if isinstance(schedule, Mapping) and _kind(schedule) == "one-shot" and schedule.get("at"):
             return "after" if schedule["at"] == 1.0 else "during"
@@ -173,7 +174,9 @@ class Facts:
         if self.dense or "schedule" not in self.words:
             return None if not self.dense else False
         schedule = self.words["schedule"]
-        if not isinstance(schedule, Mapping) or self.procedure is not None:
+        if self.procedure is not None:
+            return self.procedure.get("name") in UNTRAINED
+        if not isinstance(schedule, Mapping):
             return False
         if _kind(schedule) == "one-shot":
             return not schedule.get("at")
@@ -202,15 +205,16 @@ class Facts:
     def passes(self) -> float | None:
         """Planned passes over the training images, those of every round of a procedure included."""
         epochs = number(self.config.get("epochs")) or number(self.result.get("epochs"))
-        if epochs is None or self.procedure is None or self.procedure.get("name") != "imp":
+        if epochs is None or self.procedure is None:
             return epochs
-        import inspect
+        from ..weights import methods
+        from ..weights.trainer import schedules_of
 
-        from ..weights.methods import imp
-
-        options = {k: p.default for k, p in inspect.signature(imp).parameters.items()} | dict(self.procedure)
-        later = 0.1 if options["rewind"] == "none" else 1.0  # it fine-tunes over the last tenth of the schedule
-        return epochs * (1 + later * (number(options["rounds"]) or 0.0))
+        procedure = getattr(methods, str(self.procedure.get("name")), None)
+        if procedure is None:
+            return None
+        schedules = schedules_of(procedure, self.procedure)
+        return None if schedules is None else epochs * schedules
 
     @property
     def steps(self) -> float | None:

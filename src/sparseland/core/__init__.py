@@ -31,14 +31,25 @@ _NAMES = {
         "criterion",
     ),
     **dict.fromkeys(
-        ("SRSTE", "Bidirectional", "Fading", "Flow", "Frozen", "Hard", "Penalised", "Shrinking", "StraightThrough"),
+        (
+            "SRSTE",
+            "Bidirectional",
+            "Fading",
+            "Flow",
+            "Frozen",
+            "Hard",
+            "Penalised",
+            "Product",
+            "Shrinking",
+            "StraightThrough",
+        ),
         "flow",
     ),
-    **dict.fromkeys(("GrowGradient", "GrowMomentum", "GrowNone", "GrowRandom", "Growth"), "growth"),
+    **dict.fromkeys(("GrowGradient", "GrowMomentum", "GrowNone", "GrowRandom", "GrowScore", "Growth"), "growth"),
     **dict.fromkeys(("MaskSet",), "mask"),
     **dict.fromkeys(("NM", "Block", "Column", "Kernel", "Pattern", "Row", "Unstructured", "pattern"), "pattern"),
     **dict.fromkeys(
-        ("Constant", "Cosine", "Cubic", "Linear", "MultiCycle", "OneShot", "Schedule", "Steps"), "schedule"
+        ("Constant", "Cosine", "Cubic", "Linear", "MultiCycle", "OneShot", "Quartic", "Schedule", "Steps"), "schedule"
     ),
     **dict.fromkeys(("indices", "kept", "select", "select_many"), "selection"),
     **dict.fromkeys(("Word",), "word"),
@@ -59,11 +70,11 @@ if TYPE_CHECKING:
         SynFlow,
         Taylor,
     )
-    from .flow import SRSTE, Bidirectional, Fading, Flow, Frozen, Hard, Penalised, Shrinking, StraightThrough
-    from .growth import GrowGradient, GrowMomentum, GrowNone, GrowRandom, Growth
+    from .flow import SRSTE, Bidirectional, Fading, Flow, Frozen, Hard, Penalised, Product, Shrinking, StraightThrough
+    from .growth import GrowGradient, GrowMomentum, GrowNone, GrowRandom, GrowScore, Growth
     from .mask import MaskSet
     from .pattern import NM, Block, Column, Kernel, Pattern, Row, Unstructured, pattern
-    from .schedule import Constant, Cosine, Cubic, Linear, MultiCycle, OneShot, Schedule, Steps
+    from .schedule import Constant, Cosine, Cubic, Linear, MultiCycle, OneShot, Quartic, Schedule, Steps
     from .selection import indices, kept, select, select_many
     from .word import Word
 
@@ -93,6 +104,7 @@ __all__ = [
     "GrowMomentum",
     "GrowNone",
     "GrowRandom",
+    "GrowScore",
     "Growth",
     "Hard",
     "Kernel",
@@ -104,6 +116,8 @@ __all__ = [
     "OneShot",
     "Pattern",
     "Penalised",
+    "Product",
+    "Quartic",
     "Random",
     "Ratios",
     "Reversed",

@@ -22,6 +22,7 @@ class Stats:
 
     grad: dL/dw of the current batch(es). hessian_grad: H g. synflow: dR/d|w| with R = 1^T (prod |W|) 1.
     movement: accumulated -w g. taylor: accumulated (w g)^2. momentum: moving average of the dense gradient.
+    score, velocity: trained scores of the weights and their momentum.
     generator: a CPU generator shared by all ranks.
     """
 
@@ -31,6 +32,8 @@ class Stats:
     movement: Tensor | None = None
     taylor: Tensor | None = None
     momentum: Tensor | None = None
+    score: Tensor | None = None
+    velocity: Tensor | None = None
     generator: torch.Generator | None = None
 
     def need(self, name: str, who: str) -> Tensor:
@@ -53,6 +56,10 @@ class Criterion(Word):
     def requires(self) -> frozenset[str]:
         """Statistics needed, those of inner criteria included."""
         return self.needs
+
+    def resolve(self, steps: int | None) -> Criterion:
+        """Turn fractions of the run into steps."""
+        return self
 
     def __str__(self) -> str:
         return self.kind

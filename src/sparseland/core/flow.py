@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .errors import RecipeError
+from .errors import RecipeError, ScheduleError
 from .pattern import NM, Pattern
 from .schedule import resolve_step
 from .word import Word
@@ -30,7 +30,9 @@ class Flow(Word):
     """Four functions, identity by default."""
 
     zeros: ClassVar[bool] = True
+    learns: ClassVar[bool] = True  # dead coordinates receive updates, so the optimizer may remember them
     ranks_dead: ClassVar[bool] = True  # dead coordinates still hold values and compete at the next update
+    ranks_first: ClassVar[bool] = False  # where masks move, `update` already gets the new ones
 
     @property
     def latent(self) -> bool:
@@ -72,6 +74,7 @@ class Hard(Flow):
     """Dead is zero after every step: update = w m. The gradient stays dense, for growth."""
 
     kind: ClassVar[str] = "hard"
+    learns: ClassVar[bool] = False
     ranks_dead: ClassVar[bool] = False
 
     def update(self, w: Tensor, before: Tensor, mask: Tensor, step: int) -> Tensor:
@@ -96,6 +99,19 @@ class StraightThrough(Flow):
 
     def update(self, w: Tensor, before: Tensor, mask: Tensor, step: int) -> Tensor:
         return w if self.dead else torch.where(mask, w, before)  # no weight decay or momentum while waiting
+
+
+@dataclass(frozen=True, repr=False)
+class Product(Flow):
+    """forward = w m, grad = g m: the chain rule through the product. Dead values feel only decay, and may return."""
+
+    kind: ClassVar[str] = "product"
+
+    def forward(self, w: Tensor, mask: Tensor, step: int) -> Tensor:
+        return w.masked_fill(~mask, 0)
+
+    def grad(self, g: Tensor, w: Tensor, mask: Tensor, step: int) -> Tensor:
+        return g.masked_fill(~mask, 0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,26 +164,39 @@ class Fading(Flow):
 class Shrinking(Flow):
     """update = w (m + factor (1 - m)): dead values shrink each step and may return (arXiv 2303.09650).
 
-    From step ``until`` on the mask is hard. factor 0 is iterative hard thresholding.
+    Where masks move, they move first: what is ranked low now shrinks now. factor, in [0, 1]: 0 is iterative hard
+    thresholding, 1 leaves everything as it is. From step ``until`` on the mask is hard.
     """
 
     kind: ClassVar[str] = "shrinking"
+    ranks_first: ClassVar[bool] = True
     factor: float = 0.95
     until: int | float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.factor <= 1:
+            raise RecipeError(f"shrinking.factor is {self.factor!r}; possible: 0 (zero at once) … 1 (no shrinking)")
+
     def update(self, w: Tensor, before: Tensor, mask: Tensor, step: int) -> Tensor:
-        hard = self.until is not None and step >= self.until
-        return w.masked_fill(~mask, 0) if hard else torch.where(mask, w, self.factor * w)
+        return w.masked_fill(~mask, 0) if _hard(self.until, step) else torch.where(mask, w, self.factor * w)
+
+    def resolve(self, steps: int | None) -> Flow:
+        return _leaves_time(super().resolve(steps), steps)
 
 
 @dataclass(frozen=True, repr=False)
 class Penalised(Flow):
-    """grad = g + (strength + ramp t)(1 - m) r(w), r(w) = w (l2) or sign(w) (l1): dead values are pulled to zero."""
+    """grad = g + (strength + ramp t)(1 - m) r(w), r(w) = w (l2) or sign(w) (l1): dead values are pulled to zero.
+
+    From step ``until`` on the mask is hard.
+    """
 
     kind: ClassVar[str] = "penalised"
+    ranks_first: ClassVar[bool] = True
     strength: float = 1e-4
     norm: str = "l2"
     ramp: float = 0.0
+    until: int | float | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l2"):
@@ -176,6 +205,26 @@ class Penalised(Flow):
     def grad(self, g: Tensor, w: Tensor, mask: Tensor, step: int) -> Tensor:
         pull = w if self.norm == "l2" else w.sign()
         return g + (self.strength + self.ramp * step) * pull.masked_fill(mask, 0)
+
+    def update(self, w: Tensor, before: Tensor, mask: Tensor, step: int) -> Tensor:
+        return w.masked_fill(~mask, 0) if _hard(self.until, step) else w
+
+    def resolve(self, steps: int | None) -> Flow:
+        return _leaves_time(super().resolve(steps), steps)
+
+
+def _hard(until: int | float | None, step: int) -> bool:
+    return until is not None and step >= until
+
+
+def _leaves_time(flow: Flow, steps: int | None) -> Flow:
+    """Refuse a mask that gets hard when nothing is trained any more."""
+    until = getattr(flow, "until", None)
+    if steps is not None and until is not None and until >= steps:
+        raise ScheduleError(
+            f"{flow.kind}.until is step {until} of {steps}: no fine-tuning left; possible: 0 … {steps - 1}"
+        )
+    return flow
 
 
 @dataclass(frozen=True, repr=False)
@@ -208,6 +257,7 @@ class Frozen(Flow):
 
     kind: ClassVar[str] = "frozen"
     zeros: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     def grad(self, g: Tensor, w: Tensor, mask: Tensor, step: int) -> Tensor:
         return g.masked_fill(~mask, 0)

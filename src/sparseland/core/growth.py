@@ -101,3 +101,13 @@ class GrowMomentum(Growth):
 
     def scores(self, weight: Tensor, stats: Stats) -> Tensor:
         return stats.need("momentum", self.kind).abs()
+
+
+@dataclass(frozen=True, repr=False)
+class GrowScore(Growth):
+    """Where the method's own criterion is highest; the share exchanged is that of the swaps which its ranking asks for.
+
+    A share of 1 follows the ranking at once, a smaller one restricts the swaps of each step (arXiv 2104.08700).
+    """
+
+    kind: ClassVar[str] = "score"

@@ -235,6 +235,21 @@ class Cubic(_Ramp):
 
 
 @dataclass(frozen=True, repr=False)
+class Quartic(_Ramp):
+    """value + (initial - value) * (1 - p)^4.
+
+    >>> Quartic(0.0, initial=1.0, end=2)(1)
+    0.0625
+    """
+
+    kind: ClassVar[str] = "quartic"
+
+    @staticmethod
+    def curve(progress: float) -> float:
+        return 1 - (1 - progress) ** 4
+
+
+@dataclass(frozen=True, repr=False)
 class MultiCycle(Schedule):
     """``cycles`` repetitions of an inner schedule, ``length`` steps each (the step at a border opens the next cycle).
 

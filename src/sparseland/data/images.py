@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from sparseland.core.errors import SparselandError
 
@@ -96,3 +98,47 @@ def read_files(paths: list[Path], channels: int, size: tuple[int, int]) -> np.nd
         except OSError as error:
             raise SparselandError(f"{path} cannot be read as an image: {error}") from error
     return images
+
+
+def recompress(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """uint8 [n, C, H, W] (C 1 or 3) written as JPEG of that quality (1 to 95) and read again.
+
+    >>> grey = torch.full((1, 1, 8, 8), 128, dtype=torch.uint8)
+    >>> recompress(grey, 40).unique().tolist()
+    [128]
+    """
+    from PIL import Image
+
+    def written(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, format="JPEG", quality=quality)
+        return Image.open(file)
+
+    return _each(images, written)
+
+
+def pixelate(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """uint8 [n, C, H, W] scaled to ``size`` = (height, width) and back, both with Pillow's box filter.
+
+    >>> pixelate(torch.tensor([[[[0, 100], [100, 200]]]], dtype=torch.uint8), (1, 1)).unique().tolist()
+    [100]
+    """
+    from PIL import Image
+
+    def coarse(image: Image.Image) -> Image.Image:
+        box = Image.Resampling.BOX
+        return image.resize((size[1], size[0]), box).resize(image.size, box)
+
+    return _each(images, coarse)
+
+
+def _each(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
+    """Every image through a function of Pillow images."""
+    from PIL import Image
+
+    out = torch.empty_like(images)
+    for row, image in enumerate(images):
+        pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).contiguous().numpy()
+        with change(Image.fromarray(pixels)) as changed:
+            out[row] = torch.from_numpy(to_array(changed, len(image), None).copy())
+    return out

@@ -17,7 +17,8 @@ def calibration(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
     """One diagram per method that has bins, its seeds added up.
 
     Returns:
-        {"label", "ece" (text, mean over seeds), "lean" (over- or underconfident, in words), "svg"}.
+        {"label", "ece" (text, mean over seeds), "mce" (text, of all seeds together), "lean" (over- or
+        underconfident, in words), "svg"}.
     """
     out = []
     for i, row in enumerate(rows):
@@ -29,7 +30,10 @@ def calibration(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, A
         ece = mean(known) if known else _ece(bins)
         title = f"Reliability of {row['label']}: calibration error {100 * ece:.1f} %, {lean(bins)}"
         svg = diagram(bins, i, title)
-        out.append({"label": row["label"], "ece": f"{100 * ece:.1f} %", "lean": lean(bins), "svg": svg})
+        out.append(
+            {"label": row["label"], "ece": f"{100 * ece:.1f} %", "mce": f"{100 * mce(bins):.1f} %", "lean": lean(bins)}
+            | {"svg": svg}
+        )
     return out
 
 
@@ -50,6 +54,17 @@ def add_up(parts: Sequence[Any]) -> list[tuple[float, float, float]]:
 
 def _ece(bins: Sequence[tuple[float, float, float]]) -> float:
     return sum(abs(right - said) for _, right, said in bins) / (sum(n for n, *_ in bins) or 1)
+
+
+def mce(bins: Sequence[tuple[float, float, float]]) -> float:
+    """The largest difference of a bin between the share of right answers and what was said; bins of a few images count.
+
+    Equation: MCE = max_b |right_b − confidence_b| / n_b.
+
+    >>> mce([(10, 5, 8.0), (0, 0, 0.0), (1, 1, 0.5)])
+    0.5
+    """
+    return max((abs(right - said) / images for images, right, said in bins if images), default=0.0)
 
 
 def lean(bins: Sequence[tuple[float, float, float]]) -> str:

@@ -83,10 +83,15 @@ def _pictures(
     model = build_model(config, dataset).eval()
     predictions: dict[str, Tensor] = {}
     for run in _firsts(runs):
-        model.load_state_dict(dict(weights[run["label"], run["seed"]]))
+        tensors = weights[run["label"], run["seed"]]
+        if any(tensors[name].shape != value.shape for name, value in model.state_dict().items()):
+            continue  # the method removed units: its net is not the one that the configuration builds
+        model.load_state_dict(dict(tensors))
         feed = batches(split, 200, mean=dataset.mean, std=dataset.std, shuffle=False)
         with torch.no_grad():
             predictions[run["label"]] = torch.cat([logits(model(images)).argmax(1) for images, _ in feed])
+    if not predictions:
+        return {}
     wrong = sum((p != split.labels).long() for p in predictions.values())
     assert isinstance(wrong, torch.Tensor)
     # Half of the pictures are the hardest ones, the other half what the test set is like.

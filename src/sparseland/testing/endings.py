@@ -116,6 +116,8 @@ def _trains_on(run: Run, masks: Any) -> str:
     expect(run.sp.step == steps and len(run.sp.history) == history, f"the sparsifier still counts: {run.sp.step} steps")
     moved = sum(int((t.param.detach() != before[n])[dead[n]].sum()) for n, t in run.sp.targets.items())
     expect(
-        count == 0 or moved > count // 4, f"training on moved {moved} of {count} dead weights: they are still masked"
+        # not all of them: what feeds a dead ReLU, as whole rows of zeros do, receives no gradient
+        count == 0 or moved > count // 10,
+        f"training on moved {moved} of {count} dead weights: they are still masked",
     )
     return f"{moved} of {count} dead weights move again"

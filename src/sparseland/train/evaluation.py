@@ -52,19 +52,23 @@ class Tally:
         self.confusion, self.loss, self.bins = (add_up(t) for t in (self.confusion, self.loss, self.bins))
 
     def metrics(self) -> dict[str, Any]:
-        """Accuracy and ECE as fractions, mean cross-entropy in nats, one accuracy per class (None: no image of it).
+        """Accuracy, ECE and MCE as fractions, mean cross-entropy in nats, accuracy per class (None: no image of it).
 
+        "worst_class": the lowest of those. "mce": the largest |right − confidence| of a bin, each over its images.
         "bins": for each of the 15 bins of confidence, [images, right ones, sum of confidences].
         """
         per_class = self.confusion.sum(1)
         count, right = int(per_class.sum()), self.confusion.diagonal()
-        shares = zip(right.tolist(), per_class.tolist(), strict=True)
+        shares = [hits / n if n else None for hits, n in zip(right.tolist(), per_class.tolist(), strict=True)]
+        seen = self.bins[0].clamp(min=1)
         return {
             "accuracy": int(right.sum()) / count if count else 0.0,
             "loss": float(self.loss) / count if count else 0.0,
-            "per_class": [hits / total if total else None for hits, total in shares],
+            "per_class": shares,
             "confusion": self.confusion.tolist(),
             "ece": float((self.bins[1] - self.bins[2]).abs().sum()) / count if count else 0.0,
+            "mce": float(((self.bins[1] - self.bins[2]).abs() / seen).max()),
+            "worst_class": min((share for share in shares if share is not None), default=None),
             "bins": [[int(seen), int(hits), sure] for seen, hits, sure in self.bins.T.tolist()],
             "images": count,
         }
@@ -86,14 +90,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of ``model`` in evaluation mode, every image exactly once whatever the number of ranks.
 
-    Equation: ECE = Σ_b |right_b − confidence_b| / n over 15 equal bins of the top label's probability.
+    Equation: ECE = Σ_b |right_b − confidence_b| / n over 15 equal bins of the top label's probability, and
+    MCE = max_b |right_b − confidence_b| / n_b.
 
     Parameters:
         split: the images; classes, mean, std: see `data.Dataset`.
         rank, world: this process takes every ``world``-th image; ``add_up`` sums a tensor over the ranks.
 
     Returns:
-        {"accuracy", "loss", "per_class", "confusion" (rows: truth), "ece", "bins", "images"}.
+        {"accuracy", "loss", "per_class", "worst_class", "confusion" (rows: truth), "ece", "mce", "bins", "images"}.
 
     >>> from sparseland.data import load
     >>> from sparseland.zoo import build

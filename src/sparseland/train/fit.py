@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from sparseland.account import Meter
-from sparseland.core.errors import SparselandError
+from sparseland.core.errors import ScheduleError, SparselandError
 from sparseland.train.average import WeightAverage
+from sparseland.train.config import TrainConfig
+from sparseland.train.optim import lr_at
 from sparseland.train.processes import Processes
 from sparseland.train.randomness import random_state, set_random_state
 from sparseland.weights import Method, Sparsifier
@@ -20,6 +22,25 @@ from sparseland.weights import Method, Sparsifier
 
 class Diverged(SparselandError):
     """The loss is no number any more."""
+
+
+def last_step(start: int, stop: int | None, lrs: Sequence[float] | None, steps: int) -> int:
+    """Where a fit ends: at ``stop``, after its own learning rates ``lrs``, or with the schedule of ``steps``.
+
+    Raises:
+        ScheduleError: it cannot begin or end there.
+
+    >>> last_step(3, None, None, 10), last_step(12, None, [0.1, 0.05], 10)
+    (10, 14)
+    """
+    if lrs is not None:
+        if start < 0 or not lrs or stop not in (None, start + len(lrs)):
+            raise ScheduleError(f"{len(lrs)} learning rates from step {start} to {stop}; possible: one per step")
+        return start + len(lrs)
+    stop = steps if stop is None else stop
+    if not 0 <= start <= stop <= steps:
+        raise ScheduleError(f"fit from step {start} to {stop}; possible: 0 ≤ start ≤ stop ≤ {steps}")
+    return stop
 
 
 @dataclass
@@ -82,7 +103,7 @@ class Fit:
     """One training from ``start`` to ``stop`` of the schedule.
 
     ``step`` counts steps that were taken (fp16 may skip some); (``epoch``, ``batch``) is the next batch. ``scored``:
-    images on which a method measures, over all ranks.
+    images on which a method measures, over all ranks. ``lrs``: instead of the schedule's, from ``start``.
     """
 
     method: Method
@@ -101,6 +122,11 @@ class Fit:
     scored: int = 0
     counts: dict[str, Any] = field(default_factory=dict)
     moves: int = -1
+    lrs: Sequence[float] | None = None
+
+    def lr(self, config: TrainConfig, step: int, steps: int) -> float:
+        """The learning rate of a step of this training, in a schedule of ``steps``."""
+        return lr_at(config, step, steps) if self.lrs is None else self.lrs[max(step - self.start, 0)]
 
     def living(self) -> dict[str, Any]:
         """`Sparsifier.counts`, computed anew only when masks moved."""
@@ -111,7 +137,7 @@ class Fit:
     def living_masks(self) -> dict[int, Tensor]:
         """{id(parameter): mask} where no update reaches dead weights; empty for flows in which they learn."""
         flow = self.method.flow
-        if flow.latent or (flow.ranks_dead and flow.zeros):
+        if flow.learns:
             return {}
         return {id(target.param): self.sparsifier.masks[name] for name, target in self.sparsifier.targets.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,19 +17,23 @@ from torch.nn import functional as F
 
 from sparseland.account import Cost, Meter, trace
 from sparseland.core import MaskSet
-from sparseland.core.errors import ScheduleError, ScoreError
+from sparseland.core.errors import ScoreError
 from sparseland.data import Dataset
 from sparseland.train.average import WeightAverage
+from sparseland.train.branching import Branched
 from sparseland.train.config import TrainConfig, checkpoint_steps
-from sparseland.train.fit import Diverged, Fit, Record, Window
+from sparseland.train.fit import Diverged, Fit, Record, Window, last_step
+from sparseland.train.following import follow
 from sparseland.train.interrupt import Interrupt
 from sparseland.train.journal import Journal
-from sparseland.train.optim import clip_, lr_at, make_optimizer
+from sparseland.train.optim import clip_, make_optimizer
 from sparseland.train.processes import Processes
 from sparseland.train.progress import Bar, describe
 from sparseland.train.randomness import random_state, set_random_state
+from sparseland.train.second import scoring
 from sparseland.train.supply import Batch, Supply, build_model
 from sparseland.weights import Method
+from sparseland.weights.targets import Rules
 from sparseland.zoo import logits
 
 __all__ = ["Diverged", "Trainer"]
@@ -39,7 +43,7 @@ AGREE_EVERY = 20  # steps between two looks, with several processes, at whether 
 Callback = Callable[[dict[str, Any]], object]
 
 
-class Trainer:
+class Trainer(Branched):
     """A model, its data and how to optimise it; implements `sparseland.weights.Trainer`.
 
     ``fit`` trains ``model`` in place, always with a fresh optimizer. Procedures of several fits (iterative pruning
@@ -73,14 +77,17 @@ class Trainer:
         self.config = config
         self.processes = processes or Processes()
         self.supply = Supply(config, self.processes, dataset)
-        self._place(model or build_model(config, self.supply.dataset))
-        sample = torch.zeros(1, *self.supply.dataset.shape, device=self.processes.device)
-        self.record = Record(Meter(trace(self.model, sample)))
+        self.place(model or build_model(config, self.supply.dataset))
+        self.record = Record(Meter(trace(self.model, self.example)))
+        self.removed = 0  # weights that a procedure took out of the layers that may become sparse
         self.journal = journal or Journal(config, self.processes)
         self.callback, self.progress, self.target = callback, progress, target
         self.interrupt = Interrupt()
+        # What other processes cannot build from the configuration; `run` builds both from it.
+        self.by_hand = tuple(name for name, given in (("data", dataset), ("model", model)) if given is not None)
+        self.branchings = 0
 
-    def _place(self, model: nn.Module) -> None:
+    def place(self, model: nn.Module) -> None:
         """Take in a model: on the device, wrapped for several processes, with a copy that evaluations fill."""
         self.model = model.to(self.processes.device)
         self._prepared = self.processes.prepare(self.model)
@@ -94,47 +101,72 @@ class Trainer:
         return self.record.meter.cost
 
     @property
+    def example(self) -> Tensor:
+        """Zeros of the shape of one image, as a batch: what the model takes."""
+        return torch.zeros(1, *self.supply.dataset.shape, device=self.processes.device)
+
+    @property
+    def images(self) -> int:
+        """How many training images there are, over all ranks (a divergence counts once per data set)."""
+        return len(self.supply.split("train"))
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of one whole schedule."""
         return self.config.epochs * self.supply.steps_per_epoch
 
     def fit(
-        self, method: Method | None = None, masks: MaskSet | None = None, *, start: int = 0, stop: int | None = None
+        self,
+        method: Method | None = None,
+        masks: MaskSet | None = None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        lrs: Sequence[float] | None = None,
+        targets: Rules = None,
     ) -> dict[str, Any]:
         """Train from step ``start`` to ``stop`` (None: the end) of the learning-rate schedule.
 
-        The method counts its own steps from 0 at ``start``. Batches are those the schedule has at these steps.
+        The method counts its own steps from 0 at ``start``. Batches are those the schedule has at these steps. ``lrs``:
+        the learning rate of each step instead of the schedule's; then there are as many, also beyond its end.
+        ``targets``: what the method acts on in this fit, instead of the run's own.
 
         Returns:
-            {"steps": steps done, "sparsity": at the end}
+            {"steps": steps done, "sparsity": at the end, "lrs": the learning rate of each step}
 
         Raises:
             ScheduleError: start or stop outside the schedule. Diverged: the loss became NaN or infinite.
             KeyboardInterrupt: after Ctrl-C, when the checkpoint is written.
         """
-        stop = self.steps if stop is None else stop
-        if not 0 <= start <= stop <= self.steps:
-            raise ScheduleError(f"fit from step {start} to {stop}; possible: 0 ≤ start ≤ stop ≤ {self.steps}")
+        stop = last_step(start, stop, lrs, self.steps)
         ended, saved = self.journal.begin()
         if ended is not None:
             self._load_end(ended)
             return dict(ended["result"])
-        fit = self._begin(method or Method(name="dense"), masks, start, stop, saved)
+        fit = self._begin(method or Method(name="dense"), masks, start, stop, saved, targets)
+        fit.lrs = None if lrs is None else tuple(lrs)
         if saved is None:
             self._save(fit)  # so that a run can be resumed from its first moment, and a full disk is known at once
         with self.interrupt:
             self._train(fit)
         return self._end(fit)
 
-    def evaluate(self, split: str = "validation") -> dict[str, Any]:
-        """Metrics of the model as it is; ``split``: train, validation or test. Test adds the confusion matrix, ECE."""
-        metrics = self.supply.measure(self.model, split)
+    def evaluate(self, split: str = "validation", *, limit: int | None = None) -> dict[str, Any]:
+        """Metrics of the model as it is; ``split``: train, validation or test. Test adds the confusion matrix, ECE.
+
+        limit: on so many images, always the same, not of test; as part of a search they count as training FLOPs.
+        """
+        metrics = self.supply.measure(self.model, split, limit)
+        if limit is not None:
+            counts = {n: (int(p.count_nonzero()), p.numel()) for n, p in self.model.named_parameters()}
+            named = {n: c for n, c in counts.items() if n in self.cost.sizes}
+            self.record.meter.add(metrics["images"] * self.cost.sparse(named), "search")
         return metrics if split == "test" else {k: metrics[k] for k in ("accuracy", "loss", "per_class")}
 
     def clone(self) -> Trainer:
         """An independent copy: same data, same configuration, own weights. Journal and record are shared."""
         other = copy.copy(self)
-        other._place(copy.deepcopy(self.model))
+        other.place(copy.deepcopy(self.model))
         return other
 
     def state(self) -> dict[str, Any]:
@@ -147,19 +179,22 @@ class Trainer:
 
     # --- a fit ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, method: Method, masks: MaskSet | None, start: int, stop: int, saved: dict[str, Any] | None) -> Fit:
+    def _begin(
+        self, method: Method, masks: MaskSet | None, start: int, stop: int, saved: dict[str, Any] | None, targets: Rules
+    ) -> Fit:
         config, device, per_epoch = self.config, self.processes.device, self.supply.steps_per_epoch
+        follow(self)
         if saved is not None:
             self.model.load_state_dict(saved["model"])
         optimizer = make_optimizer(config, self.model)
         if saved is not None:
             optimizer.load_state_dict(saved["optimizer"])
-        first = self.supply.first()
+        first, scored = scoring(method, self.supply, stop - start)
         sparsifier = method.attach(
             self.model,
             optimizer,
-            config.targets,
-            config.ignore,
+            config.targets if targets is None else targets,
+            config.ignore if targets is None else None,
             data=first,
             loss=self._loss,
             steps=stop - start,
@@ -180,7 +215,7 @@ class Trainer:
             step=start,
             epoch=start // per_epoch,
             batch=start % per_epoch * config.accumulate,
-            scored=sum(len(labels) for _, labels in first) * self.processes.world,
+            scored=scored,
         )
         if saved is not None:
             fit.restore(saved, self.record, self.processes)
@@ -201,7 +236,8 @@ class Trainer:
         before = record.steps - (fit.step - fit.start)
         record.meter.close_round()
         record.moves += [{**entry, "step": before + entry["step"]} for entry in sparsifier.history]
-        result = {"steps": fit.step - fit.start, "sparsity": sparsifier.sparsity}
+        lrs = [fit.lr(self.config, step, self.steps) for step in range(fit.start, fit.step)]
+        result = {"steps": fit.step - fit.start, "sparsity": sparsifier.sparsity, "lrs": lrs}
         self.journal.end(lambda: self._end_state(result))
         return result
 
@@ -252,7 +288,7 @@ class Trainer:
 
     def _step(self, fit: Fit, group: list[Batch], images: int) -> bool:
         """One optimizer step; False if fp16 found no finite gradient and skipped it."""
-        lr = lr_at(self.config, fit.step, self.steps)
+        lr = fit.lr(self.config, fit.step, self.steps)
         for param_group in fit.optimizer.param_groups:
             param_group["lr"] = lr
         fit.optimizer.zero_grad(set_to_none=True)
@@ -329,7 +365,7 @@ class Trainer:
             "validation_accuracy": measured.get("accuracy"),
             "validation_loss": measured.get("loss"),
             "sparsity": 1 - _density(counts),
-            "lr": lr_at(self.config, max(fit.step - 1, 0), self.steps),
+            "lr": fit.lr(self.config, max(fit.step - 1, 0), self.steps),
         } | ({"fit": self.journal.fits - 1} if self.journal.keep_fits else {})
         self.record.history.append(entry)
         about = {k: entry[k] for k in ("step", "epoch", "sparsity")} | counts

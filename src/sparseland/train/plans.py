@@ -71,8 +71,8 @@ def with_rules(plan: Plan, targets: Any, ignore: Any) -> Plan:
 
 
 def _procedure(name: str) -> Callable[..., dict[str, Any]] | None:
-    """The function of a `Trainer` that has the method's name (`methods.imp` for "imp")."""
-    found = getattr(methods, name, None)
+    """The function of a `Trainer` with the method's name (`methods.imp` for "imp", "-" read as "_")."""
+    found = getattr(methods, name.replace("-", "_"), None)
     if inspect.isfunction(found) and next(iter(inspect.signature(found).parameters), "") == "trainer":
         return found
     return None

@@ -58,8 +58,8 @@ def assemble(
             "tuned_on": None,
         },
         "kept": about["kept"],
-        "total": about["total"],
-        "sparsity": about["sparsity"],
+        "total": about["total"] + trainer.removed,
+        "sparsity": 1 - about["kept"] / (about["total"] + trainer.removed) if trainer.removed else about["sparsity"],
         "counts": counts.scopes(),
         "dead_units": counts.dead_units(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -101,7 +101,7 @@ def _flops(trainer: Any, plan: Plan, living: Any, counts: account.Counts) -> dic
     """Inference per sample, and the whole training: every dense phase, every round, and what chose the masks."""
     cost, meter = trainer.cost, trainer.record.meter
     return {
-        "inference_dense": cost.dense(),
+        "inference_dense": cost.dense() if meter.whole is None else meter.whole,
         "inference": cost.sparse(living),
         "by_operator": cost.by_operator(living),
         "by_pattern": cost.by_pattern(living, counts.patterns()),

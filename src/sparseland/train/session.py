@@ -14,6 +14,7 @@ from sparseland import account
 from sparseland.core.errors import SparselandError
 from sparseland.train import checkpoint
 from sparseland.train.config import TrainConfig
+from sparseland.train.following import follow
 from sparseland.train.journal import Journal
 from sparseland.train.loop import Trainer
 from sparseland.train.optim import optimizer_slots
@@ -96,6 +97,7 @@ def _open(journal: Journal, needed: int, resume: bool | str, overwrite: bool) ->
 
 
 def _run(trainer: Trainer, plan: Plan) -> dict[str, Any]:
+    trainer.by_hand = ()  # both were built from the configuration, as any other process can
     account.reset_peak(trainer.processes.device)
     trainer.processes.start_trackers("sparseland", trainer.config.to_dict())
     try:
@@ -158,6 +160,7 @@ def _as_left(trainer: Trainer) -> bool:
 def _take_as_is(trainer: Trainer) -> None:
     """The model that a procedure left is the only candidate."""
     journal, record = trainer.journal, trainer.record
+    follow(trainer)
     trainer.shadow.load_state_dict(trainer.model.state_dict())
     measured = trainer.evaluate("validation") if len(trainer.supply.split("validation")) else {}
     found = eligible(trainer.model, trainer.config.targets, trainer.config.ignore)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sparseland.core.errors import RecipeError, nearest
+from sparseland.core.errors import RecipeError, SparselandError, nearest
 from sparseland.data import Batches, Dataset, Split, batches, load
 from sparseland.train.config import TrainConfig
 from sparseland.train.evaluation import evaluate
@@ -107,12 +108,47 @@ class Supply:
         count = math.ceil(wanted / (source.batch_size * source.world))
         return list(itertools.islice(source, count))
 
-    def measure(self, model: nn.Module, split: str) -> dict[str, Any]:
-        """All metrics of `evaluate` for a model, over all ranks."""
+    def sample(self, share: float, seen: Callable[[int], object] = lambda images: None) -> Iterator[Batch]:
+        """This rank's batches of ``share`` of train, whole ones where there are any; ``seen`` is told their images.
+
+        Not augmented, and in an order that no seed of the run changes: what is measured on them is compared.
+        """
+        if not 0 < share <= 1:
+            raise RecipeError(f"a share of the training images is a number in (0, 1]; got {share!r}")
+        config, data, train = self.config, self.dataset, self._splits["train"]
+        source = batches(
+            train, config.batch_size, mean=data.mean, std=data.std, shuffle=True, seed=0, epoch=0,
+            device=self.processes.device, rank=self.processes.rank, world=self.processes.world,
+            drop_last=len(train) >= config.batch_size * self.processes.world,
+        )  # fmt: skip
+        for number, batch in enumerate(itertools.islice(source, math.ceil(share * source.total))):
+            seen(_global_size(source, number))
+            yield batch
+
+    def subset(self, name: str, images: int) -> Split:
+        """So many images of train or validation, drawn once from the run's seed: the same for all that are compared.
+
+        Raises:
+            SparselandError: the test split, or one that holds the very same images; nothing is chosen by those.
+
+        >>> supply = Supply(TrainConfig(limit=100), Processes())
+        >>> len(supply.subset("train", 30)), len(supply.subset("train", 1000))
+        (30, 100)
+        """
+        whole, test = self.split(name), self.split("test")
+        if name == "test" or (len(whole) and whole.images.data_ptr() == test.images.data_ptr()):
+            raise SparselandError(
+                f"{name!r} holds the test images: nothing is chosen by them; possible: train, validation"
+            )
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.config.seed))
+        return whole[order[:images].to(whole.labels.device)]
+
+    def measure(self, model: nn.Module, split: str, images: int | None = None) -> dict[str, Any]:
+        """All metrics of `evaluate` for a model, over all ranks; ``images``: on a `subset` of so many."""
         self.processes.same_buffers_(model)
         return evaluate(
             model,
-            self.split(split),
+            self.split(split) if images is None else self.subset(split, images),
             classes=self.dataset.classes,
             mean=self.dataset.mean,
             std=self.dataset.std,

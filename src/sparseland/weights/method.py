@@ -98,7 +98,7 @@ class Method(Word):
         word = self.schedule
         if word is None or getattr(word, "start", getattr(word, "at", 0)) != 0 or getattr(word, "initial", 1) == 0:
             return False
-        return bool(self.requires(at_start=True) - {"movement", "momentum"})
+        return bool(self.requires(at_start=True) - {"movement", "momentum", "score"})
 
     def share(self, step: int) -> float | None:
         """The share of living weights exchanged at ``step``; never at the end, where nothing would train what grew."""
@@ -109,6 +109,7 @@ class Method(Word):
     def resolve(self, steps: int | None) -> Method:
         """The same method with fractions of the run turned into steps; ScheduleError if an end lies beyond it."""
         changes: dict[str, Any] = {"flow": self.flow.resolve(steps) if _has_start(self.flow) else self.flow}
+        changes["criterion"] = self.criterion.resolve(steps)
         for field in ("schedule", "exchange"):
             word = getattr(self, field)
             if word is not None:
@@ -181,8 +182,11 @@ class Method(Word):
 
     def to_python(self) -> str:
         """Python that rebuilds the method, with its import."""
-        names = sorted({type(w).__name__ for w in _inner_words(self)} - {"Method"})
-        imports = f"from sparseland.core import {', '.join(names)}\n" if names else ""
+        homes: dict[str, set[str]] = {}
+        for word in (type(w) for w in _inner_words(self) if type(w) is not Method):
+            home = "sparseland.core" if word.__module__.startswith("sparseland.core.") else word.__module__
+            homes.setdefault(home, set()).add(word.__name__)
+        imports = "".join(f"from {home} import {', '.join(sorted(names))}\n" for home, names in sorted(homes.items()))
         return f"{imports}from sparseland.weights import Method\n\nmethod = {self!r}\n"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.errors import TargetError
 from ..core.mask import MaskSet
-from . import ranks
+from . import moves, ranks, statistics
 from .method import Method
 from .sparsifier import Sparsifier
 from .targets import Rules, eligible
@@ -35,10 +35,12 @@ def prune_(
     targets: Rules = None,
     ignore: Rules = None,
     seed: int = 0,
+    masks: MaskSet | None = None,
 ) -> MaskSet:
     """Prune ``model`` in place, once, to the method's final sparsity, and return the masks.
 
-    The method's criterion, allocation and pattern decide; its schedule only says how much.
+    The method's criterion, allocation and pattern decide; its schedule only says how much. ``masks``: what an earlier
+    pruning left alive; only that is ranked, so the new masks lie within them whatever the criterion.
 
     Raises:
         ScoreError: the criterion must be measured and ``data`` is missing. Others as `Method.attach`.
@@ -58,9 +60,12 @@ def prune_(
         schedule=schedule, exchange=None, growth=GrowNone(), flow=Hard(), initial=None, initial_allocation=None
     )
     chosen = eligible(model, targets, ignore)
-    sp = Sparsifier(
-        once, model, _NoSteps(t.param for t in chosen.values()), targets, ignore, data=data, loss=loss, seed=seed
-    )
+    optimizer = _NoSteps(t.param for t in chosen.values())
+    sp = Sparsifier(once, model, optimizer, targets, ignore, data=data, loss=loss, seed=seed, masks=masks)
+    if masks is not None:
+        measured = statistics.measure(model, sp.targets, once.requires(at_start=True), data, loss)
+        sp.masks = moves.pruned(sp, sp.masks, once.target_sparsity, measured, first=True)
+        sp._to_device()
     return sp.finalize_().masks
 
 

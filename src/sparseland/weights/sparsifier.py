@@ -21,7 +21,7 @@ from ..core.flow import Flow, Hard
 from ..core.mask import MaskSet
 from ..core.schedule import OneShot
 from ..core.selection import kept
-from . import late, moves, ranks, statistics
+from . import late, learned, moves, ranks, statistics
 from .method import Method
 from .optimizer_state import check_owns, grad_scale, state_tensors, unwrap
 from .state import pack_state, read_state
@@ -73,6 +73,7 @@ class Sparsifier:
         if isinstance(data, Iterator):  # rounds and later updates measure again
             with torch.random.fork_rng():
                 self._data = list(data)
+        learned.check(self.method, self._data, steps)
         self._two_way: dict[str, TwoWay] = {}
         self._hooks: StepHooks | None = None
         if state is not None:
@@ -127,7 +128,8 @@ class Sparsifier:
                 if n not in self._two_way:
                     self._two_way[n] = TwoWay(t.module, n, self._backward_value(n))
                 self._two_way[n].hook(t.module)
-        self._hooks = StepHooks(self.optimizer, self._before_update, self._write_again, self._after_update)
+        calls = self._before_update, self._write_again, self._after_update, lambda: learned.withhold_gradients(self)
+        self._hooks = StepHooks(self.optimizer, *calls)
 
     def detach(self) -> None:
         """Stop masking and leave everything as it is."""
@@ -188,6 +190,8 @@ class Sparsifier:
                 if needs and first:  # on every rank, with or without a gradient
                     known = torch.zeros_like(t.param) if true is None else true
                     statistics.accumulate(self._stats[n], needs, t.param.detach(), known)
+                if first:
+                    learned.step_(self, n, true)
                 if grad is None or true is None:
                     continue
                 if wants_grads and first:
@@ -195,6 +199,7 @@ class Sparsifier:
                 if changes_grad:
                     g, w, m = ranks.local(true), ranks.local(t.param), ~self._dead[n]
                     ranks.local(grad).copy_(flow.grad(g, w, m, self.step) * scale)
+        learned.withhold_gradients(self)
 
     def _write_again(self) -> None:
         """An optimizer evaluates its closure once more within a step: compute with masked values there too."""
@@ -206,9 +211,13 @@ class Sparsifier:
 
     def _after_update(self) -> None:
         self.step += 1
+        due, first = self._due(self.step), self.method.flow.ranks_first
         with torch.no_grad():
+            if due and first:
+                self._move_masks()
             self._apply_update()
-            if self._due(self.step):
+            learned.on_stream(self)
+            if due and not first:
                 if isinstance(self.method.flow, Hard):
                     self._multiply(self.masks)  # what grows starts at zero, not at the optimizer's last move
                 self._move_masks()
@@ -228,7 +237,7 @@ class Sparsifier:
 
     def _mask_state(self) -> None:
         """Zero the optimizer's memory of dead coordinates, for flows in which they receive nothing."""
-        if not (isinstance(self.method.flow, Hard) or not self.method.flow.zeros):
+        if self.method.flow.learns:
             return
         for n, t in self.targets.items():
             for tensor in state_tensors(self.optimizer, t.param):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.errors import ScoreError, SparselandError
+from ..core.selection import check_scores
 from . import ranks
 from .targets import Target, plain_module
 
@@ -127,6 +128,15 @@ def gradients(model: nn.Module, targets: Mapping[str, Target], batches: list[Any
         for batch in batches:
             (loss(model, batch) / len(batches)).backward()
         return {n: _reduced(t.param.grad, t.param) for n, t in targets.items()}
+
+
+@torch.enable_grad()
+def stream_gradients(
+    model: nn.Module, targets: Mapping[str, Target], batch: Any, loss: Loss | None
+) -> dict[str, Tensor]:
+    """Gradient of the loss on one batch of a second stream; finite, or a ScoreError."""
+    found = gradients(plain_module(model), targets, [batch], loss or default_loss)
+    return {n: check_scores(grad, f"the second stream's gradient of {n!r}") for n, grad in found.items()}
 
 
 def _reduced(grad: Tensor | None, param: Tensor) -> Tensor:

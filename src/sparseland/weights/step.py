@@ -21,7 +21,10 @@ _WRAPPER = torch.optim.Optimizer.profile_hook_step(
 
 
 class StepHooks:
-    """Calls ``before``, ``again`` and ``after`` of a sparsifier around the outermost ``optimizer.step``."""
+    """Calls ``before``, ``again`` and ``after`` of a sparsifier around the outermost ``optimizer.step``.
+
+    ``skipped``: instead, where a fused optimizer is about to skip the step itself.
+    """
 
     def __init__(
         self,
@@ -29,8 +32,9 @@ class StepHooks:
         before: Callable[[bool], None],
         again: Callable[[], None],
         after: Callable[[], None],
+        skipped: Callable[[], None] = lambda: None,
     ) -> None:
-        self.before, self.again, self.after = before, again, after
+        self.before, self.again, self.after, self.skipped = before, again, after, skipped
         self._skip = False
         self._handles = [optimizer.register_step_pre_hook(self._pre), optimizer.register_step_post_hook(self._post)]
 
@@ -45,6 +49,7 @@ class StepHooks:
         self._skip = skipped(optimizer)
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if self._skip:
+            self.skipped()
             return None
         if closure is None:
             self.before(True)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..core.criterion import Criterion, Stats
-from ..core.growth import GrowNone
+from ..core.growth import GrowNone, GrowScore
 from ..core.selection import check_scores, count, kept
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ Reduce = Callable[[Tensor], Tensor]
 def scores_of(criterion: Criterion, weights: Tensors, stats: Mapping[str, Stats], reduce: Reduce) -> dict[str, Tensor]:
     """Finite scores of every tensor, averaged over ranks."""
     return {
-        n: check_scores(reduce(criterion(w, stats[n]).float()), f"{criterion} scores of {n!r}")
+        n: check_scores(reduce(_real(criterion(w, stats[n]))), f"{criterion} scores of {n!r}")
         for n, w in weights.items()
     }
+
+
+def _real(scores: Tensor) -> Tensor:
+    """Scores of half precision as float32; those of float64 stay (products of many weights leave float32's range)."""
+    return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def prune_to(
@@ -93,10 +99,14 @@ def exchange(
 ) -> dict[str, Tensor]:
     """Drop ceil(share * living atoms) of each tensor by the criterion and grow as many; counts do not change.
 
-    A coordinate dropped and chosen again at once keeps its value.
+    A coordinate dropped and chosen again at once keeps its value. Growth "score" follows the criterion: the share is
+    that of the swaps between the masks at hand and the highest scores.
     """
     out = {}
     for n, mask in masks.items():
+        if isinstance(method.growth, GrowScore):
+            out[n] = _towards(method, scores_of(method.criterion, {n: weights[n]}, stats, reduce)[n], mask, share, n)
+            continue
         step, living = method.pattern.step(weights[n].shape), count(mask)
         atoms = Decimal(repr(float(share))) * (living // step)  # decimal: 0.07 of 100 is 7, not 7.000000000000001
         drop = min(math.ceil(atoms) * step, living)
@@ -109,3 +119,15 @@ def exchange(
         check_scores(wishes, f"{method.growth} growth scores of {n!r}")
         out[n] = method.pattern.project(wishes, living, keep=left, relaxed=relaxed, name=n)
     return out
+
+
+def _towards(method: Method, scores: Tensor, mask: Tensor, share: float, name: str) -> Tensor:
+    """The mask with ceil(share N) of the N swaps that lead to the highest scores; the clearest swaps first."""
+    pattern, step, living = method.pattern, method.pattern.step(scores.shape), count(mask)
+    wanted = pattern.project(scores, living, name=name)
+    swaps = count(wanted & ~mask) // step
+    allowed = math.ceil(Decimal(repr(float(share))) * swaps)
+    if allowed >= swaps:
+        return wanted
+    left = pattern.project(scores, living - allowed * step, among=mask, name=name)
+    return pattern.project(scores, living, keep=left, name=name)

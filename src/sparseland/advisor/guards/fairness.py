@@ -80,7 +80,8 @@ def unequal_budget(runs: Sequence[Facts]) -> Finding | None:
         "UnequalBudget",
         "refuse",
         f"the training budgets differ ({unit}: {', '.join(listed)})",
-        "Give every method the same epochs and batch size, or add a dense run of the longer budget.",
+        "Give every method the same epochs and batch size (one that trains n schedules 1/n of the epochs, as "
+        "train: {epochs: …}), or add a dense run of the longer budget.",
     )
 
 

@@ -9,7 +9,7 @@ from ...core.errors import RecipeError, ScheduleError
 from ..method import Method
 from ..oneshot import prune_
 from ..targets import Rules
-from ..trainer import Trainer
+from ..trainer import Trainer, trains
 from ._registry import register
 
 
@@ -30,6 +30,7 @@ def IMP(
     )
 
 
+@trains(lambda rounds, rewind: 1 + rounds * (0.1 if rewind == "none" else 1))
 def imp(
     trainer: Trainer,
     method: Method | None = None,
