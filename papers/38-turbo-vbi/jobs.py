@@ -158,24 +158,28 @@ def headline(rows: Rows) -> str:
 
 
 def figures(rows: Rows) -> dict[str, dict[str, Any]]:
-    """Accuracy against mean run length, one point an arm."""
+    """Accuracy against mean run length, one point an arm; related arms share a line."""
+    together = {"Turbo-VBI iid": "Turbo-VBI iid (two rates)", CONTROL: "Turbo-VBI iid (two rates)"}
+    together |= dict.fromkeys(("group lasso", "group VD"), "group lasso, group VD")
+    together |= dict.fromkeys(("Turbo-VBI col", "Turbo-VBI grid"), "Turbo-VBI col, grid")
     charts = {}
     for part, title in TITLES.items():
-        run = means(rows, part, RUN)
-        if not run:
-            continue
+        run, lines = means(rows, part, RUN), {}
         mine = [r for r in rows if (r["part"], r["metric"]) == (part, ACCURACY)]
-        charts[f"runs-{part}.svg"] = {
-            "title": f"{title}: 10 % of the weights in every arm",
-            "x": "mean run length (weights)",
-            "y": "test accuracy (%)",
-            "lines": [
-                {"label": r["arm"], "x": [round(run[r["arm"]], 2)], "y": [r["mean"]], "error": [r["std"] or 0.0]}
-                for r in mine
-                if r["arm"] in run
-            ],
-            "levels": [
-                {"label": "dense", "y": r["mean"], "error": r["std"] or 0.0} for r in mine if r["arm"] == "dense"
-            ],
-        }
+        for r in mine:
+            if r["arm"] in run:
+                label = together.get(r["arm"], r["arm"])
+                line = lines.setdefault(label, {"label": label, "x": [], "y": [], "error": []})
+                for axis, value in (("x", round(run[r["arm"]], 1)), ("y", r["mean"]), ("error", r["std"] or 0.0)):
+                    line[axis].append(value)
+        if lines:
+            charts[f"runs-{part}.svg"] = {
+                "title": f"{title}: 10 % of the weights in every arm",
+                "x": "mean run length (weights)",
+                "y": "test accuracy (%)",
+                "lines": list(lines.values()),
+                "levels": [
+                    {"label": "dense", "y": r["mean"], "error": r["std"] or 0.0} for r in mine if r["arm"] == "dense"
+                ],
+            }
     return charts

@@ -81,9 +81,9 @@ def card_of(
     Parameters:
         method: None or one without schedule: dense. targets: names of the masked parameters.
         dense_layers: names of weights that stay dense. train_steps: of the whole run.
-        procedure: name of the function of several fits the method belongs to (such as "imp"): it trains densely, prunes,
-            and trains again; those in UNTRAINED choose on the untrained net. teacher: whether a dense teacher is run
-            beside it.
+        procedure: name of the function of several fits the method belongs to (such as "imp"): it trains densely,
+            prunes, and trains again; those in UNTRAINED choose on the untrained net. teacher: whether a dense teacher
+            is run beside it.
 
     >>> from sparseland.weights.methods import SET, GMP, IMP, SNIP, RigL
     >>> [card_of(m).route for m in (None, SET(0.9), GMP(0.9))]
