@@ -51,10 +51,11 @@ WORDS = [
     Cubic(0.9, initial=0.5, end=100, stop="before"),
     Linear(0.9, end=0.5),
     Cosine(0.0, initial=0.3),
+    core.Quartic(0.0, initial=1.0),
     MultiCycle(Cubic(0.9, end=5), cycles=2, length=10),
     Steps((0.5, 0.75), at=(1, 2)),
-    *(g() for g in (GrowNone, GrowRandom, GrowGradient, GrowMomentum)),
-    *(f() for f in (Hard, StraightThrough, SRSTE, Shrinking, Penalised, Frozen)),
+    *(g() for g in (GrowNone, GrowRandom, GrowGradient, GrowMomentum, core.GrowScore)),
+    *(f() for f in (Hard, StraightThrough, SRSTE, Shrinking, Penalised, Frozen, core.Product)),
     Fading(0.1, curve="linear", start=5),
     Bidirectional(pattern("1:4 axis 0"), 0.0),
 ]
