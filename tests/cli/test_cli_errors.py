@@ -21,7 +21,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("train", "digits", "--set", "lr"), "--set 'lr': write path=value"),
     (("train", "digits", "--set", "method.sparsty=0.9"), "no hyperparameter 'sparsty': did you mean 'sparsity'?"),
     (("train", "--method", "rigl", "--sparsity", "90"), "90.0 looks like a percentage: did you mean 0.9?"),
-    (("train", "--method", "rgil"), "unknown method 'rgil': did you mean 'rigl'? Possible: dense, gmp"),
+    (("train", "--method", "rgil"), "unknown method 'rgil': did you mean 'rigl'? Possible: bip, dense, gmp"),
     (("train", "--model", "lenet-6", "--out", "{out}"), "unknown model 'lenet-6': did you mean 'lenet-5'? Possible: "),
     (("train", "--data", "digit", "--out", "{out}"), "unknown dataset 'digit': did you mean 'digits'? Possible: "),
     (
