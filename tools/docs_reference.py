@@ -37,6 +37,7 @@ VALUES = {
     "sparseland.papers.VERDICTS": "What a reproduction can come to.",
     "sparseland.testing.checks": "The contract: its checks by name, in the order in which they run.",
     "sparseland.train.fan_out.PLACES": "Where jobs can run: what `fan_out(…, on=…)` takes.",
+    "sparseland.data.CORRUPTIONS": "Names of the corruptions that `corrupt` knows.",
     "sparseland.data.AUGMENTATIONS": "Names of the augmentations that `batches` knows.",
     "sparseland.data.NAMES": "Names that `load` knows.",
     "sparseland.zoo.NAMES": "Names that `build` knows; digits in them may be changed where the description says so.",

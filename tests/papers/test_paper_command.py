@@ -33,8 +33,8 @@ def test_one_system(say: Any) -> None:
 
 
 def test_one_system_that_is_not_measured(say: Any) -> None:
-    said = say("54-bip")
-    assert said.exit_code == 0 and "not yet: nothing is measured, papers/54-bip/ has no result.json" in said.stdout
+    said = say("45-dsnot")
+    assert said.exit_code == 0 and "not yet: nothing is measured, papers/45-dsnot/ has no result.json" in said.stdout
 
 
 def test_json(say: Any) -> None:

@@ -20,7 +20,8 @@ def GReg(
 
     ramp: growth of the penalty's factor per step, >= 0. end: a step before the last or a share of the run.
 
-    Raises: ScheduleError, at attach: nothing is left after ``end``.
+    Raises:
+        ScheduleError: at attach, where nothing is left after ``end``.
 
     >>> GReg(0.9, end=100).schedule(0), GReg(0.9, end=100).schedule(1)
     (0.9, None)

@@ -33,7 +33,9 @@ def ISSP(
     end: K_P, a step before the last or a share of the run. variant: "penalty" is ISS-R: instead of shrinking, the
     gradient gets + ramp t w on U after t steps (the code's 1e-4 every 20 steps; "shrink" ignores ``ramp``).
 
-    Raises: RecipeError: factor or variant is not possible. ScheduleError, at attach: nothing is left after ``end``.
+    Raises:
+        RecipeError: factor or variant is not possible.
+        ScheduleError: at attach, where nothing is left after ``end``.
 
     >>> ISSP(0.95, end=100).flow, ISSP(0.95, end=100).schedule(100)
     (Shrinking(until=100), 0.95)
