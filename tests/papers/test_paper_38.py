@@ -18,6 +18,7 @@ from tests.papers.folders import check_folder
 
 SLUG = "38-turbo-vbi"
 FOLDER = Path(__file__).resolve().parents[2] / "papers" / SLUG
+RUN = "mean run length"
 NETS = ("lenet-300-100", "lenet-5-long")
 
 
@@ -137,9 +138,16 @@ def test_the_rule(jobs: Any) -> None:
     assert "random mask" not in why
     assert "below a random mask on Fashion-MNIST, LeNet-5." in jobs.judge(rows(NETS[0]) + rows(NETS[1], chance=81.0))[1]
     control = [r | {"arm": "Turbo-VBI iid, 0.1", "mean": 80.6} for r in good if r["arm"] == "random"]
+    control += [r | {"arm": "Turbo-VBI iid, 0.1"} for r in good if (r["arm"], r["metric"]) == ("Turbo-VBI iid", RUN)]
     verdict, why = jobs.judge(good + control)
-    assert verdict == "in part" and "but not against those with lambda = 0.1 (-0.6 and -0.6 points)" in why
-    assert jobs.judge(good + [r | {"mean": 80.5} for r in control])[1] == jobs.judge(good)[1].replace(
+    assert (
+        verdict == "in part"
+        and "but not against those with lambda = 0.1 (-0.6 points, 2.00 times and -0.6 points, 2.00 times)" in why
+    )
+    equal = [r | ({} if r["metric"] == RUN else {"mean": 80.5}) for r in control]
+    longer = [r | ({"mean": 2.1} if r["metric"] == RUN else {"mean": 80.0}) for r in control]
+    assert "(+0.0 points, 1.43 times and" in jobs.judge(good + longer)[1]
+    assert jobs.judge(good + equal)[1] == jobs.judge(good)[1].replace(
         "(-2.0 from magnitude", "(-0.5 from Turbo-VBI iid, 0.1, -2.0 from magnitude"
     )
     assert jobs.judge(good + rows("lenet-5", run=9.0))[0] == "in part"  # nor do nets that had learned nothing
@@ -193,7 +201,7 @@ def test_clusters_on_digits(measuring: Any, jobs: Any) -> None:
 def test_the_card_s_acceptance(measuring: Any, jobs: Any, part: str, times: float) -> None:
     """At equal non-zeros: runs 1.5 times as long, accuracy within 0.5 points, cluster coding smaller than CSR.
 
-    On LeNet-5 the first is not reached (see the folder's verdict): there the clusters only have to be longer.
+    On LeNet-5 the first holds by a hair (1.51 of three seeds), so that rounding may turn it: there 1.25 is asked for.
     """
     if not os.environ.get("SPARSELAND_DATA"):
         pytest.skip("needs Fashion-MNIST: set SPARSELAND_DATA")

@@ -80,12 +80,18 @@ def worst(result: Run) -> tuple[int | None, float | None]:
 def budget(runs: Sequence[Run]) -> dict[str, Any]:
     """What every run had to spend, from their configurations, and whether it was the same for all.
 
+    A method that trains several schedules has fewer epochs in each, so equal means the steps of all together.
+
     Returns:
-        {"epochs", "batch_size", "lr_schedule", "lr", "steps": [all that occur], "equal": bool}.
+        {"epochs" (of the first run), "batch_size", "lr_schedule", "lr", "steps": [all that occur], "equal": bool}.
+
+    >>> runs = [{"result": {"config": {"epochs": n}, "steps": steps}} for n, steps in ((10, 200), (5, 200), (10, 400))]
+    >>> budget(runs[:2])["equal"], budget(runs)["equal"]
+    (True, False)
     """
     configs = [run["result"]["config"] for run in runs]
     keys = ("epochs", "batch_size", "accumulate", "optimizer", "lr", "lr_schedule", "warmup", "weight_decay", "augment")
     shared = {key: configs[0].get(key) for key in keys} if configs else {}
     steps = sorted({run["result"]["steps"] for run in runs})
-    same = all(all(config.get(key) == shared[key] for key in keys) for config in configs)
+    same = all(all(config.get(key) == shared[key] for key in keys if key != "epochs") for config in configs)
     return {**shared, "steps": steps, "equal": same and len(steps) <= 1}
