@@ -26,8 +26,7 @@ State = dict[str, torch.Tensor]
 
 
 def config(**changes: Any) -> TrainConfig:
-    settings = {"model": "mlp-32", "epochs": 4, "limit": 400, "lr": 0.05, "threads": 1}
-    return TrainConfig(**{**settings, **changes})
+    return TrainConfig(**{"model": "mlp-32", "epochs": 4, "limit": 400, "lr": 0.05, "threads": 1, **changes})
 
 
 def convnet() -> nn.Sequential:
@@ -139,8 +138,7 @@ def gap(trainer: Trainer, sparsity: float, **options: Any) -> float:
 
 def against_members(trainer: Trainer, states: list[State]) -> float:
     """The same for a soup that is made."""
-    soup = trainer.evaluate("test")["accuracy"]
-    found = []
+    soup, found = trainer.evaluate("test")["accuracy"], []
     for state in states:
         trainer.load(state)
         recalibrate_(trainer.model, trainer.sample(0.2))
