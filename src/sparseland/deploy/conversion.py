@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import SparselandError
 from ..kernels import native
-from .capture import Args, capture
+from .capture import Args, capture, evaluating
 from .choose import Measured
 from .choose_cache import Cache, cpu
 from .choose_model import Modelled
@@ -107,7 +106,7 @@ def _converted(
     engine = _built(graph, choose, rows, given, facts, nan)
     tensors = given.tensors(graph, args, kwargs)
     twin = _Twin(model) if isinstance(model, Graph) else model
-    with _evaluating(twin):
+    with evaluating(twin):
         right = run(graph, tensors) if _is_half(twin) else _tensors_of(twin(*args, **kwargs))
         exact = None if _is_half(twin) or twin is not model else lambda: _in_double(twin, args, kwargs)
         agrees(engine, tensors, right, tolerance, rows, exact)
@@ -266,7 +265,7 @@ class _Evaluated(nn.Module):
         self.inner = [model]  # not a child: its mode is its owner's
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _evaluating(self.inner[0]):
+        with evaluating(self.inner[0]):
             return self.inner[0](*args, **kwargs)
 
 
@@ -315,18 +314,6 @@ def _call(sample: Args) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(sample, Tensor):
         return (sample,), {}
     return ((), dict(sample)) if isinstance(sample, Mapping) else (tuple(sample), {})
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _in_double(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
