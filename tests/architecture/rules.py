@@ -29,7 +29,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "weights": ("core", "files"),
     "deploy": ("core", "files", "kernels"),
     "account": ("core", "weights", "deploy"),
-    **dict.fromkeys(DOMAINS, ("core", "kernels")),
+    **dict.fromkeys(DOMAINS, ("core", "kernels", "files")),  # a domain writes its checkpoints whole, too
     # The floors above. They may see each other where no cycle follows (`cycles` checks it); only cli sees all.
     **dict.fromkeys(ABOVE, (*GROUND, *ABOVE, "")),  # "": the package itself, for its version
     "testing": ("core", "weights"),
