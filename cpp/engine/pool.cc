@@ -76,9 +76,17 @@ void Pool::loop(int worker, uint32_t seen) {
     }
     seen = round_.load(std::memory_order_acquire);
     if (stop_) return;
+    if (!enter()) continue;
     take(worker);
-    inside_.fetch_sub(1, std::memory_order_acq_rel);
+    door_.fetch_sub(1, std::memory_order_acq_rel);
   }
+}
+
+bool Pool::enter() {
+  uint32_t door = door_.load(std::memory_order_relaxed);
+  while (door & OPEN)
+    if (door_.compare_exchange_weak(door, door + 1, std::memory_order_acq_rel)) return true;
+  return false;
 }
 
 void Pool::take(int worker) {
@@ -118,12 +126,13 @@ void Pool::Lease::run(int pieces, const Work& work) {
   p.pieces_ = pieces;
   p.active_ = threads_ - 1;
   p.failure_ = nullptr;
-  p.inside_.store(int(p.threads_.size()), std::memory_order_relaxed);
   p.next_.store(0, std::memory_order_relaxed);
+  p.door_.store(OPEN, std::memory_order_release);
   p.round_.fetch_add(1, std::memory_order_release);
   p.round_.notify_all();
   p.take(0);
-  for (int spins = 0; p.inside_.load(std::memory_order_acquire) != 0;) {
+  p.door_.fetch_and(~OPEN, std::memory_order_acq_rel);
+  for (int spins = 0; p.door_.load(std::memory_order_acquire) != 0;) {
     if (++spins < SPINS) pause();
     else std::this_thread::yield();
   }

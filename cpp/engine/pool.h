@@ -34,13 +34,17 @@ class Pool {
  private:
   void grow(int workers);
   void loop(int worker, uint32_t seen);
+  bool enter();
   void take(int worker);
 
+  static constexpr uint32_t OPEN = 1u << 31;
   std::mutex holder_;
   std::vector<std::thread> threads_;
-  std::atomic<uint32_t> round_{0};    // a new round of work
+  // A round is a door. Workers who come while it is open go in; the caller shuts it when no piece is left, and waits for
+  // those inside alone: a worker whom a busy machine has not run yet is nobody's loss.
+  std::atomic<uint32_t> round_{0};    // a new round of work: what workers wait for
+  std::atomic<uint32_t> door_{0};     // OPEN, and how many workers are inside
   std::atomic<int> next_{0};          // the next piece
-  std::atomic<int> inside_{0};        // workers that have not finished this round
   std::atomic<bool> stop_{false};
   int active_ = 0;                    // workers 1 .. active_ take part
   int pieces_ = 0;

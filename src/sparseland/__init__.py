@@ -28,6 +28,8 @@ _MODULES = {
     "testing": "testing",
     "papers": "papers",
     "pixels": "pixels",
+    "features": "features",
+    "transport": "transport",
 }
 _NAMES = {
     "prune_": "weights.oneshot",
@@ -40,7 +42,23 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from . import account, advisor, core, data, deploy, papers, pixels, recipes, reports, testing, train, weights, zoo
+    from . import (
+        account,
+        advisor,
+        core,
+        data,
+        deploy,
+        features,
+        papers,
+        pixels,
+        recipes,
+        reports,
+        testing,
+        train,
+        transport,
+        weights,
+        zoo,
+    )
     from .core.mask import MaskSet
     from .core.pattern import pattern
     from .core.selection import select
@@ -58,6 +76,7 @@ __all__ = [
     "core",
     "data",
     "deploy",
+    "features",
     "keep_zeros",
     "methods",
     "papers",
@@ -69,6 +88,7 @@ __all__ = [
     "select",
     "testing",
     "train",
+    "transport",
     "weights",
     "zoo",
 ]

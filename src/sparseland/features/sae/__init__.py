@@ -1,0 +1,3 @@
+"""Sparse autoencoders: configuration, model, training, and the SAELens folder format."""
+
+from __future__ import annotations
