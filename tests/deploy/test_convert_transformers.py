@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import sparseland as sl
 from tests.deploy.converting import apart, convert, needs_engine, prepared
 
 transformers = pytest.importorskip("transformers")
@@ -75,13 +77,38 @@ def test_whole(name: str) -> None:
     assert apart(made, right) < 1e-4
 
 
-def test_a_mask_is_made_in_torch_and_used_in_the_engine() -> None:
-    model, sample = prepared(bert(), 0.7), {"input_ids": IDS, "attention_mask": MASK}
+def decoder(**more: Any) -> Any:
+    """A Llama without its head."""
+    return transformers.LlamaModel(
+        transformers.LlamaConfig(vocab_size=50, num_key_value_heads=2, use_cache=False, **SMALL, **more)
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("make", [bert, decoder])
+def test_tokens_that_do_not_count(make: Callable[..., Any], attention: str, tmp_path: Path) -> None:
+    """The mask needs no torch: the saved engine runs on NumPy alone, and so does the ONNX file."""
+    model = prepared(make(attn_implementation=attention), 0.7)
+    sample = {"input_ids": IDS, "attention_mask": MASK}
     engine = convert(model, sample)
-    assert apart(outputs(engine, sample), outputs(model, sample)) < 1e-4
-    other = {"input_ids": IDS.flip(0), "attention_mask": MASK.flip(0)}
-    assert apart(outputs(engine, other), outputs(model, other)) < 1e-4
-    assert engine.coverage["torch"] <= 2 and [step.engine is None for step in engine.steps] == [True, False]
+    assert engine.coverage["whole"], engine.coverage["reasons"]
+    engine.save(tmp_path / "m.sland")
+    saved = sl.deploy.runtime.load(tmp_path / "m.sland")
+    sl.deploy.to_onnx(model, tmp_path / "m.onnx", (IDS, MASK))
+    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "m.onnx")
+    for other in (sample, {"input_ids": IDS.flip(0), "attention_mask": MASK.flip(0)}):
+        arrays = {name: tensor.numpy() for name, tensor in other.items()}
+        counts = other["attention_mask"].bool()
+        right = outputs(model, other)["last_hidden_state"][counts]
+        made = saved(*(arrays[one.name] for one in saved.inputs))
+        first = made[0] if isinstance(made, tuple | list) else made
+        answers = (
+            outputs(engine, other)["last_hidden_state"],
+            first,
+            session.run(None, {one.name: arrays[one.name] for one in session.get_inputs()})[0],
+        )
+        for answer in answers:
+            assert (torch.as_tensor(answer)[counts] - right).abs().max() < 1e-4
 
 
 def test_windows_stay_in_torch_in_parts() -> None:

@@ -15,6 +15,7 @@ from torch.fx import Node as FxNode
 
 from . import capture_patterns as patterns
 from .capture_build import Builder, Unsupported
+from .capture_masks import tokens_that_count
 from .capture_shape import SHAPE_RULES, only_float
 
 Arguments = dict[str, Any]
@@ -264,11 +265,14 @@ def attention(b: Builder, node: FxNode, a: Arguments) -> str:
         raise Unsupported("attention of other than [B, heads, L, d]")
     if float(a["dropout_p"]) or (mask is not None and len(b.shape(mask)) > 4):
         raise Unsupported("attention with dropout or a mask of five axes")
-    inputs = [b.tensor(one) for one in (q, k, v)]
-    if mask is not None:
+    inputs, causal = [b.tensor(one) for one in (q, k, v)], bool(a["is_causal"])
+    if mask is not None and (tokens := tokens_that_count(mask, b.shape(k)[2], b.constants)) is not None:
+        inputs.append(b.tensor(tokens[0]))
+        causal = causal or tokens[1]
+    elif mask is not None:
         inputs.append(_mask(b, mask))
     scale = a["scale"]
-    attrs = {"scale": b.shape(q)[-1] ** -0.5 if scale is None else float(scale), "causal": int(a["is_causal"])}
+    attrs = {"scale": b.shape(q)[-1] ** -0.5 if scale is None else float(scale), "causal": int(causal)}
     return b.emit("attention", inputs, b.shape(node), node.name, attrs)
 
 

@@ -48,7 +48,7 @@ OPS: dict[str, Op] = {
     "layer_norm": Op(1, 1, ("axis", "eps"), ("weight",), ("bias",)),
     "rms_norm": Op(1, 1, ("axis", "eps"), ("weight",), ("bias",)),
     "softmax": Op(1, 1, ("axis",)),
-    "attention": Op(3, 4, ("scale", "causal")),
+    "attention": Op(3, 4, ("scale", "causal")),  # a mask: float, added; bool, True counts; int64 [B, Lk], not 0 counts
     "rope": Op(1, 1, (), ("cos", "sin")),
     "embedding": Op(1, 1, (), ("weight",)),
     "reshape": Op(1, 1, ("shape",)),

@@ -189,6 +189,8 @@ def _attention(node: Node, xs: Inputs, w: Weights) -> Tensor:
     if node.attrs["causal"]:
         keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         scores = scores.masked_fill(~keep, float("-inf"))
+    if mask is not None and mask.dtype == torch.int64:  # [B, Lk]: the tokens that count
+        mask = (mask != 0)[:, None, None, :]
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     return torch.softmax(scores, -1) @ v

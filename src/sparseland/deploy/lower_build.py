@@ -231,7 +231,7 @@ class Builder:
         """Declare an input of the program, in the layout that its first reader likes."""
         value = self.graph.values[name]
         size, view, interleaved = self._mask_view(name) or self._input_view(name)
-        layout = "ids" if value.dtype == "int64" else "plain"
+        layout = "ids" if value.dtype == "int64" and not self.is_mask(name) else "plain"
         number = self.program.input(size, layout)
         self.given.append(number)
         self.held[name] = Held(number, layout, size, view, interleaved)
@@ -247,6 +247,9 @@ class Builder:
         value = self.graph.values[name]
         if self.is_mask(name):
             q, k = (self.graph.values[self.readers[name][0].inputs[i]].shape for i in (0, 1))
+            if value.dtype == "int64":  # the tokens that count: the same for all heads and queries
+                size = (value.shape[0], 1, 1, value.shape[1])
+                return size, image(*size), False
             n, h = (1, 1, *value.shape)[-4:-2]
             size = (n, h, q[2], k[2])
             return size, image(*size), False

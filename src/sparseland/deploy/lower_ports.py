@@ -125,6 +125,8 @@ def widened(mask: Array, lengths: tuple[int, int]) -> Array:
     >>> widened(np.array([[True, False]]), (2, 2)).tolist() == [[[[0.0, np.float32(-1e30)]] * 2]]
     True
     """
+    if mask.dtype == np.int64:  # the tokens that count, [N, Lk]
+        mask = (mask != 0)[:, None, None, :]
     if mask.dtype == np.bool_:
         mask = np.where(mask, np.float32(0), np.float32(MASKED))
     mask = np.maximum(mask.astype(np.float32), np.float32(MASKED))

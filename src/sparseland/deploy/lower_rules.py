@@ -205,7 +205,7 @@ def _mask(b: Builder, node: Node, name: str, q: Held, k: Held) -> int:
     if name in b.constants:
         return int(b.program.constant(widened(b.constants[name], lengths)))
     x = b.get(name)
-    if x.layout != "plain" or x.interleaved or x.size[2:] != lengths:
+    if x.layout != "plain" or x.interleaved or x.size[2] not in (1, q.pixels) or x.size[3] != k.pixels:
         raise NotLowered("a mask that is computed")
     return x.tensor
 

@@ -253,7 +253,11 @@ def _attention(w: Writer, node: Node) -> str:
     if node.attrs["causal"]:
         hidden = np.triu(np.full((length, size), -np.inf, np.float32), 1)
         scores = w.op("Add", [scores, w.weight(hidden, "causal")])
-    if mask and w.graph.values[mask].dtype == "bool":
+    if mask and w.graph.values[mask].dtype == "int64":  # [B, Lk]: the tokens that count
+        counts = w.op("Not", [w.op("Equal", [mask, w.ints(0)])])
+        mask = w.op("Reshape", [counts, w.ints(w.shape(mask)[0], 1, 1, size)])
+        scores = w.op("Where", [mask, scores, w.number(-math.inf)])
+    elif mask and w.graph.values[mask].dtype == "bool":
         scores = w.op("Where", [mask, scores, w.number(-math.inf)])
     elif mask:
         scores = w.op("Add", [scores, mask])

@@ -165,7 +165,7 @@ def _check_ends(ports: list[Port], ends: list[tuple[Any, ...]], what: str) -> No
         if port.place >= len(ends) or (what == "input" and port.place != i):
             raise SparselandError(f"not a sparseland engine file: its {what} {port.name!r} has no place")
         layout, *size = ends[port.place]
-        if tuple(size) != port.size or (layout == "ids") != (port.dtype == "int64"):
+        if tuple(size) != port.size or (layout == "ids") != (port.dtype == "int64" and not port.mask):
             raise SparselandError(f"not a sparseland engine file: its {what} {port.name!r} does not fit the program")
     if what == "input" and len(ports) != len(ends):
         raise SparselandError(f"not a sparseland engine file: {len(ends)} inputs, {len(ports)} described")
