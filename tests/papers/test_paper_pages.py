@@ -11,14 +11,20 @@ import pytest
 
 from sparseland import papers
 from sparseland.papers import charts, record
+from tests.papers.conftest import load
 
 ROOT = Path(__file__).resolve().parents[2]
-SLUGS = ["02-random-pruning", "11-granet"]
+# Finished folders that papers/run.py writes; the others have a run.py of their own.
+SLUGS = sorted(
+    path.parent.name
+    for path in ROOT.glob("papers/*/jobs.py")
+    if (path.parent / "result.json").is_file() and not (path.parent / "run.py").is_file()
+)
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_nothing_in_the_folder_is_stale(slug: str, request: pytest.FixtureRequest) -> None:
-    folder, jobs = ROOT / "papers" / slug, request.getfixturevalue(f"jobs_{slug[:2]}")
+def test_nothing_in_the_folder_is_stale(slug: str) -> None:
+    folder, jobs = ROOT / "papers" / slug, load(slug, "jobs")
     texts = record.pages(folder, jobs, papers.read(folder).to_dict())
     same = f"matplotlib=={matplotlib.__version__}\n" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
     bytes_count = {path: text for path, text in texts.items() if same or path.suffix != ".svg"}  # others draw otherwise
@@ -34,7 +40,6 @@ def test_the_page_shows_figures_verdict_and_what_is_missing(slug: str) -> None:
     result = papers.read(ROOT / "papers" / slug)
     assert f"**Verdict: {result.verdict}.** {result.why}" in text
     assert all(f"- {missing}" in text for missing in (*result.missing, *result.limits))
-    assert "## How the verdict came about" in text
     for picture in (ROOT / "papers" / slug).glob("*.svg"):
         assert f"]({picture.name})" in text
 

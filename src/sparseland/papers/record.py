@@ -107,14 +107,20 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The rows as Markdown: accuracies with non-zeros and FLOPs, then one table for everything else."""
     accuracy = [row for row in rows if row.get("total")]
     others = [row for row in rows if not row.get("total")]
-    lines = ["| data | net | method | test accuracy (%) | non-zeros | training FLOPs |", "|---|---|---|--:|--:|--:|"]
-    lines += [
-        f"| {r['part']} | {r['setting']} | {r['arm']} | {spread(r)} ({r['seeds']}) "
-        f"| {r['kept']:,} of {r['total']:,} | {r['training_flops']:.3f} × dense |"
-        for r in accuracy
-    ]
+    lines = []
+    if accuracy:
+        lines += [
+            "| data | net | method | test accuracy (%) | non-zeros | training FLOPs |",
+            "|---|---|---|--:|--:|--:|",
+        ]
+        lines += [
+            f"| {r['part']} | {r['setting']} | {r['arm']} | {spread(r)} ({r['seeds']}) "
+            f"| {r['kept']:,} of {r['total']:,} | {r['training_flops']:.3f} × dense |"
+            for r in accuracy
+        ]
     if others:
-        lines += ["", "| part | setting | arm | measure | mean ± std (seeds) |", "|---|---|---|---|--:|"]
+        lines += [""] * bool(accuracy)
+        lines += ["| part | setting | arm | measure | mean ± std (seeds) |", "|---|---|---|---|--:|"]
         lines += [
             f"| {r['part']} | {r['setting']} | {r['arm']} | {r['metric']} | {spread(r)} ({r['seeds']}) |"
             for r in others
@@ -123,8 +129,14 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def spread(row: Mapping[str, Any]) -> str:
-    """``97.33 ± 0.64``; without a standard deviation the mean alone."""
-    return f"{row['mean']:.2f}" + ("" if row["std"] is None else f" ± {row['std']:.2f}")
+    """``97.33 ± 0.64``; without a standard deviation the mean alone. Small numbers keep three digits that count.
+
+    >>> spread({"mean": 97.334, "std": 0.64}), spread({"mean": 2.5e-12, "std": None}), spread({"mean": 0.0, "std": 0.0})
+    ('97.33 ± 0.64', '2.5e-12', '0.00 ± 0.00')
+    """
+    small = 0 < abs(row["mean"]) < 0.05
+    mean, std = (f"{x:.3g}" if small else f"{x:.2f}" for x in (row["mean"], row["std"] or 0.0))
+    return mean if row["std"] is None else f"{mean} ± {std}"
 
 
 def block(result: Mapping[str, Any], pictures: Iterable[str]) -> str:
