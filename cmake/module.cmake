@@ -11,7 +11,11 @@ if(NOT nanobind_DIR)
 endif()
 find_package(nanobind CONFIG REQUIRED)
 
-nanobind_add_module(_native NB_STATIC STABLE_ABI NOMINSIZE ${PROJECT_SOURCE_DIR}/cpp/module.cc)
+nanobind_add_module(_native NB_STATIC STABLE_ABI NOMINSIZE
+  ${PROJECT_SOURCE_DIR}/cpp/module.cc
+  ${PROJECT_SOURCE_DIR}/cpp/ops/newton.cc
+  ${PROJECT_SOURCE_DIR}/cpp/ops/sparse_code.cc
+  ${PROJECT_SOURCE_DIR}/cpp/ops/unpack.cc)
 target_link_libraries(_native PRIVATE sl_engine)
 install(TARGETS _native LIBRARY DESTINATION sparseland/kernels)
 

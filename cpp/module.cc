@@ -136,6 +136,10 @@ class PyEngine {
 
 }  // namespace
 
+void bind_sparse_code(nb::module_&);  // ops/sparse_code.cc
+void bind_newton(nb::module_&);       // ops/newton.cc
+void bind_unpack(nb::module_&);       // ops/unpack.cc
+
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   nb::exception<sl::Error>(m, "EngineError", PyExc_ValueError);
@@ -151,6 +155,9 @@ NB_MODULE(_native, m) {
       .def_prop_ro("meta", &PyEngine::meta)
       .def_prop_ro("isa", &PyEngine::isa)
       .def_prop_ro("threads", &PyEngine::threads);
+  bind_sparse_code(m);
+  bind_newton(m);
+  bind_unpack(m);
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const sl::Isa* one : sl::isas()) names.emplace_back(one->name);

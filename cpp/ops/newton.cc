@@ -1,10 +1,7 @@
-// Entropic optimal transport on CPUs: one pass over the cost does a whole Sinkhorn step or a whole evaluation of the dual,
-// and conjugate gradients work on the few entries of the plan that matter. Twin: sparseland/kernels/newton.py.
+// Entropic optimal transport on CPUs: one pass over the cost does a whole Sinkhorn step or a whole evaluation of the
+// dual, and conjugate gradients work on the few entries of the plan that matter. Twin: sparseland/kernels/newton.py.
 //
 //   plan_ij = exp(eta (u_i + v_j - C_ij)); all double; nothing of n x m is ever written but entries above a floor.
-//
-// Rows are cut into pieces by the problem's size alone, and sums of pieces are added in their order: the number of
-// threads does not change a bit of the answer.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,206 +11,22 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
 
-#include "engine/pool.h"
+#include "ops/plan_rows.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
-// One function, three instruction sets, chosen when the library is loaded; elsewhere the compiler's default.
-#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 12
-#define SL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define SL_CLONES
-#endif
-#define SL_IN inline __attribute__((always_inline))
-
 namespace {
 
-constexpr int W = 8;          // doubles per vector; narrower machines take it in parts
-constexpr int BLOCK = 4 * W;  // entries that are skipped together where all are nothing
-constexpr double LEAST = -700.0;  // e^-700 = 1e-304: taken as nothing
-constexpr double NEGLIGIBLE = -80.0;  // blocks whose entries are all below e^-80 = 2e-35 are left out of sums
-constexpr double FAINT = 2e-19;  // a column sum below (of a total of 1) could miss them: it is computed anew, with its maximum
-
-typedef double vd __attribute__((vector_size(W * 8), may_alias));
-typedef double vdu __attribute__((vector_size(W * 8), may_alias, aligned(8)));
-typedef int64_t vl __attribute__((vector_size(W * 8), may_alias));
-
-SL_IN vd load(const double* p) { return *reinterpret_cast<const vdu*>(p); }
-SL_IN void store(double* p, vd v) { *reinterpret_cast<vdu*>(p) = v; }
-SL_IN vd set(double x) { return x - vd{}; }
-SL_IN vd larger(vd a, vd b) { return a > b ? a : b; }
-SL_IN double largest(vd v) {
-  const vd a = larger(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-  const vd b = larger(a, __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5));
-  return b[0] > b[1] ? b[0] : b[1];
-}
-SL_IN double sum(vd v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-
-// e^x, relative error < 3e-16; 0 below LEAST, infinity above 709.
-SL_IN vd exponential(vd x) {
-  const vd low = set(LEAST), high = set(709.0), magic = set(6755399441055744.0);  // 1.5 * 2^52
-  vd y = x < low ? low : x;
-  y = y > high ? high : y;
-  const vd m = y * set(1.4426950408889634074) + magic;  // its low bits are the rounded integer
-  const vd n = m - magic;
-  const vd r = (y - n * set(6.93147180369123816490e-01)) - n * set(1.90821492927058770002e-10);
-  vd p = set(1.0 / 6227020800.0);  // the series to r^13; |r| <= 0.35
-  p = p * r + set(1.0 / 479001600.0);
-  p = p * r + set(1.0 / 39916800.0);
-  p = p * r + set(1.0 / 3628800.0);
-  p = p * r + set(1.0 / 362880.0);
-  p = p * r + set(1.0 / 40320.0);
-  p = p * r + set(1.0 / 5040.0);
-  p = p * r + set(1.0 / 720.0);
-  p = p * r + set(1.0 / 120.0);
-  p = p * r + set(1.0 / 24.0);
-  p = p * r + set(1.0 / 6.0);
-  p = p * r + set(0.5);
-  p = p * r + set(1.0);
-  p = p * r + set(1.0);
-  const vl bits = (vl)m - 0x4338000000000000LL + 1023;
-  p = p * (vd)(bits << 52);
-  p = x < low ? vd{} : p;
-  return x > high ? set(std::numeric_limits<double>::infinity()) : p;
-}
-
-int64_t padded(int64_t m) { return (m + BLOCK - 1) / BLOCK * BLOCK; }
-
-// (v_j - C_ij) eta of a row, padded with -infinity's stand-in; returns the largest.
-SL_IN double shifted(const double* cost, const double* v, double eta, int64_t m, double* out) {
-  vd most = set(-std::numeric_limits<double>::infinity());
-  int64_t j = 0;
-  for (; j + W <= m; j += W) {
-    const vd t = (load(v + j) - load(cost + j)) * set(eta);
-    store(out + j, t);
-    most = larger(most, t);
-  }
-  double top = largest(most);
-  for (; j < m; ++j) {
-    out[j] = (v[j] - cost[j]) * eta;
-    top = out[j] > top ? out[j] : top;
-  }
-  for (const int64_t end = padded(m); j < end; ++j) out[j] = -1e300;
-  return top;
-}
-
-// row[j] becomes e^(row[j] + shift); returns the sum. Blocks that are nothing are only looked at.
-SL_IN double powers(double* row, double shift, int64_t width) {
-  vd total = {};
-  for (int64_t j = 0; j < width; j += BLOCK) {
-    vd a = load(row + j) + set(shift), b = load(row + j + W) + set(shift);
-    vd c = load(row + j + 2 * W) + set(shift), d = load(row + j + 3 * W) + set(shift);
-    if (largest(larger(larger(a, b), larger(c, d))) < NEGLIGIBLE) {
-      for (int k = 0; k < BLOCK; k += W) store(row + j + k, vd{});
-      continue;
-    }
-    a = exponential(a), b = exponential(b), c = exponential(c), d = exponential(d);
-    store(row + j, a), store(row + j + W, b), store(row + j + 2 * W, c), store(row + j + 3 * W, d);
-    total += (a + b) + (c + d);
-  }
-  return sum(total);
-}
-
-SL_IN void add(double* to, const double* from, double scale, int64_t width) {
-  for (int64_t j = 0; j < width; j += W) store(to + j, load(to + j) + load(from + j) * set(scale));
-}
-
-struct Rows {  // of one piece
-  const double *cost, *v;
-  double eta;
-  int64_t m, first, last;
-  double *row, *columns;  // [padded(m)] each: one row at work, and the column sums of the piece
-};
-
-// u_i such that row i of the plan sums to e^log_a[i]; adds the rows to `columns`.
-SL_CLONES void fit_rows(const Rows& at, const double* log_a, double* u) {
-  const int64_t width = padded(at.m);
-  std::fill(at.columns, at.columns + width, 0.0);
-  for (int64_t i = at.first; i < at.last; ++i) {
-    const double top = shifted(at.cost + i * at.m, at.v, at.eta, at.m, at.row);
-    const double total = powers(at.row, -top, width);
-    u[i] = (log_a[i] - top - std::log(total)) / at.eta;
-    add(at.columns, at.row, std::exp(log_a[i]) / total, width);
-  }
-}
-
-struct Entries {
-  std::vector<int32_t> columns;
-  std::vector<double> values;
-};
-
-// Row sums of the plan, its column sums in `columns`, and its entries >= floor (none where `kept` is null).
-SL_CLONES void sum_rows(const Rows& at, const double* u, double floor, double* rows, Entries* kept, int64_t* counts) {
-  const int64_t width = padded(at.m);
-  std::fill(at.columns, at.columns + width, 0.0);
-  for (int64_t i = at.first; i < at.last; ++i) {
-    shifted(at.cost + i * at.m, at.v, at.eta, at.m, at.row);
-    rows[i] = powers(at.row, u[i] * at.eta, width);
-    add(at.columns, at.row, 1.0, width);
-    if (!kept) continue;
-    const size_t before = kept->values.size();
-    for (int64_t j = 0; j < width; j += BLOCK) {
-      vd most = larger(larger(load(at.row + j), load(at.row + j + W)),
-                       larger(load(at.row + j + 2 * W), load(at.row + j + 3 * W)));
-      if (largest(most) < floor) continue;
-      for (int64_t k = j; k < j + BLOCK && k < at.m; ++k)
-        if (at.row[k] >= floor) {
-          kept->columns.push_back(int32_t(k));
-          kept->values.push_back(at.row[k]);
-        }
-    }
-    counts[i] = int64_t(kept->values.size() - before);
-  }
-}
-
-class Pass {  // the pieces of a problem, and their memory
- public:
-  Pass(const double* cost, int64_t n, int64_t m, double eta, int threads)
-      : cost_(cost), n_(n), m_(m), eta_(eta), width_(padded(m)),
-        pieces_(int(std::clamp<int64_t>(n * m >> 16, 1, std::min<int64_t>(n, 16)))),
-        lease_(sl::Pool::shared(), std::max(1, std::min(threads, pieces_))),
-        rows_(size_t(lease_.threads()) * size_t(width_)), columns_(size_t(pieces_) * size_t(width_)) {}
-
-  int pieces() const { return pieces_; }
-  template <class Work>
-  void run(const double* v, const Work& work) {
-    lease_.run(pieces_, [&](int piece, int worker) {
-      const Rows at{cost_, v, eta_, m_, n_ * piece / pieces_, n_ * (piece + 1) / pieces_,
-                    rows_.data() + size_t(worker) * size_t(width_), columns_.data() + size_t(piece) * size_t(width_)};
-      work(piece, at);
-    });
-  }
-  void columns(double* to) const {
-    std::copy_n(columns_.data(), m_, to);
-    for (int p = 1; p < pieces_; ++p)
-      for (int64_t j = 0; j < m_; ++j) to[j] += columns_[size_t(p) * size_t(width_) + size_t(j)];
-  }
-  // log sum_i e^(eta (u_i - C_ij)) with its own maximum: for columns that no row sees yet.
-  double log_column(const double* u, int64_t j) const {
-    double top = -std::numeric_limits<double>::infinity(), total = 0;
-    for (int64_t i = 0; i < n_; ++i) top = std::max(top, (u[i] - cost_[i * m_ + j]) * eta_);
-    for (int64_t i = 0; i < n_; ++i) total += std::exp((u[i] - cost_[i * m_ + j]) * eta_ - top);
-    return top + std::log(total);
-  }
-
- private:
-  const double* cost_;
-  int64_t n_, m_;
-  double eta_;
-  int64_t width_;
-  int pieces_;
-  sl::Pool::Lease lease_;
-  std::vector<double> rows_, columns_;
-};
-
 using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Square = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using In = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -232,9 +45,12 @@ void sizes(const Matrix& cost, double eta) {
   if (!(eta > 0) || !std::isfinite(eta)) throw std::invalid_argument("eta is a number > 0");
 }
 
-// Sinkhorn steps in place; stops where the columns' error sum |b - P^T 1| is <= tol (rows are exact then).
+constexpr int BACK = 5;  // steps over which progress is judged
+
+// Sinkhorn steps in place; stops where the columns' error sum |b - P^T 1| is <= tol (rows are exact then), or <= level
+// and more than `slow` times what it was BACK steps before.
 std::tuple<int, double> sinkhorn(const Matrix& cost, const In& log_a, const In& log_b, double eta, const Out& u,
-                                 const Out& v, int steps, double tol, int threads) {
+                                 const Out& v, int steps, double tol, double level, double slow, int threads) {
   sizes(cost, eta);
   const int64_t n = int64_t(cost.shape(0)), m = int64_t(cost.shape(1));
   length("log_a", log_a, size_t(n)), length("u", u, size_t(n));
@@ -242,7 +58,8 @@ std::tuple<int, double> sinkhorn(const Matrix& cost, const In& log_a, const In& 
   nb::gil_scoped_release free;
   Pass pass(cost.data(), n, m, eta, threads);
   std::vector<double> columns(static_cast<size_t>(m));
-  double error = std::numeric_limits<double>::infinity();
+  double error = std::numeric_limits<double>::infinity(), before[BACK];
+  std::fill_n(before, BACK, error);
   int done = 0;
   while (done < steps) {
     pass.run(v.data(), [&](int, const Rows& at) { fit_rows(at, log_a.data(), u.data()); });
@@ -250,8 +67,9 @@ std::tuple<int, double> sinkhorn(const Matrix& cost, const In& log_a, const In& 
     pass.columns(columns.data());
     error = 0;
     for (int64_t j = 0; j < m; ++j) error += std::fabs(std::exp(log_b.data()[j]) - columns[size_t(j)]);
-    if (error <= tol) break;
+    if (error <= tol || (error <= level && error > slow * before[done % BACK])) break;
     if (done == steps) break;  // the rows stay exact, and `error` is that of what is returned
+    before[done % BACK] = error;
     for (int64_t j = 0; j < m; ++j) {
       const double held = columns[size_t(j)];
       if (held > FAINT) v.data()[j] += (log_b.data()[j] - std::log(held)) / eta;
@@ -296,6 +114,24 @@ nb::tuple entries(const Matrix& cost, double eta, const In& u, const In& v, doub
     }
   }
   return nb::make_tuple(owned(std::move(starts)), owned(std::move(places)), owned(std::move(values)));
+}
+
+// The whole plan into `out`; (<plan, cost>, entries > 0).
+std::tuple<double, int64_t> plan(const Matrix& cost, double eta, const In& u, const In& v, const Square& out,
+                                 int threads) {
+  sizes(cost, eta);
+  const int64_t n = int64_t(cost.shape(0)), m = int64_t(cost.shape(1));
+  length("u", u, size_t(n)), length("v", v, size_t(m));
+  if (out.shape(0) != cost.shape(0) || out.shape(1) != cost.shape(1))
+    throw std::invalid_argument("the plan has another shape than the cost");
+  nb::gil_scoped_release free;
+  Pass pass(cost.data(), n, m, eta, threads);
+  std::vector<std::pair<double, int64_t>> told(size_t(pass.pieces()));
+  pass.run(v.data(), [&](int piece, const Rows& at) { told[size_t(piece)] = plan_rows(at, u.data(), out.data()); });
+  double linear = 0;
+  int64_t count = 0;
+  for (const auto& [one, held] : told) linear += one, count += held;
+  return {linear, count};
 }
 
 // The smallest value that stays where the smallest are dropped while their sum is <= budget (infinity: all go).
@@ -368,8 +204,8 @@ Sparse checked(const Ints& starts, const Places& places, const In& values, size_
   return {starts.data(), places.data(), values.data()};
 }
 
-// [[D1, S], [S^T, D2]] (x, y) = (g, h): x is eliminated, y found by conjugate gradients with the diagonal of what remains
-// as preconditioner, until the residual's l1 norm is <= tol. (steps, residual)
+// [[D1, S], [S^T, D2]] (x, y) = (g, h): x is eliminated, y found by conjugate gradients with the diagonal of what
+// remains as preconditioner, until the residual's l1 norm is <= tol. (steps, residual)
 std::tuple<int, double> solve(const Ints& starts, const Places& places, const In& values, const In& d1, const In& d2,
                               const In& g, const In& h, double tol, int most, const Out& x, const Out& y) {
   const size_t n = d1.shape(0), m = d2.shape(0);
@@ -417,8 +253,10 @@ std::tuple<int, double> solve(const Ints& starts, const Places& places, const In
 }  // namespace
 
 void bind_newton(nb::module_& m) {
-  m.def("ot_sinkhorn", &sinkhorn, "cost"_a, "log_a"_a, "log_b"_a, "eta"_a, "u"_a, "v"_a, "steps"_a, "tol"_a, "threads"_a);
+  m.def("ot_sinkhorn", &sinkhorn, "cost"_a, "log_a"_a, "log_b"_a, "eta"_a, "u"_a, "v"_a, "steps"_a, "tol"_a,
+        "level"_a, "slow"_a, "threads"_a);
   m.def("ot_entries", &entries, "cost"_a, "eta"_a, "u"_a, "v"_a, "floor"_a, "rows"_a, "columns"_a, "threads"_a);
+  m.def("ot_plan", &plan, "cost"_a, "eta"_a, "u"_a, "v"_a, "out"_a, "threads"_a);
   m.def("ot_cut", &cut, "values"_a, "budget"_a);
   m.def("ot_solve", &solve, "starts"_a, "places"_a, "values"_a, "d1"_a, "d2"_a, "g"_a, "h"_a, "tol"_a, "most"_a,
         "x"_a, "y"_a);

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import zlib
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sparseland import deploy
+from sparseland import deploy, kernels
 from sparseland.deploy import decoding, forms, planning
+from sparseland.deploy.checksum import tensor_sum
 from sparseland.deploy.container import NAME_OF, WIDTH
 
 SHAPES = [(8, 16), (4, 8, 3), (32,), (5, 7), (16, 2), (3, 16, 2, 2), (1,), (4, 4, 4), (300, 400)]
@@ -157,3 +161,79 @@ def test_no_form_expands_beyond_the_limit() -> None:
             assert layout.form != "csr" or forms.fits(layout, words.size, 1)
     assert not forms.fits(forms.gaps("F32", 0), 1 << 22, 4) and forms.fits(forms.gaps("F32", 0), 1 << 17, 4)
     assert NAME_OF[torch.uint8] == "U8"
+
+
+@pytest.mark.skipif(not kernels.available(), reason="the native extension is not built")
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_native_decoding_equals_its_twin(data: st.DataObject) -> None:
+    size, width = data.draw(st.integers(1, 700)), data.draw(st.sampled_from((1, 2, 4, 8)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
+    alive = rng.random(size) < data.draw(st.sampled_from((0.0, 0.02, 0.3, 1.0)))
+    values = rng.integers(1, 255, int(alive.sum()), np.uint8).astype(f"<u{width}")
+    steps = np.diff(np.flatnonzero(alive), prepend=0)
+    for zeroed in (True, False):
+        made = [np.full(size, 0 if zeroed else 7, f"<u{width}") for _ in range(2)]
+        for out, twin in zip(made, (False, True), strict=True):
+            decoding._scatter(np.packbits(alive, bitorder="little"), values, out, zeroed, twin=twin)
+        assert np.array_equal(made[0], made[1]) and np.array_equal(made[0] != 0, alive)
+        if steps.max(initial=0) < 256:
+            for out, twin in zip(made, (False, True), strict=True):
+                out.fill(0 if zeroed else 7)
+                decoding._walk(steps.astype(np.uint8), values, out, zeroed, twin=twin)
+            assert np.array_equal(made[0], made[1]) and np.array_equal(made[0] != 0, alive)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="the native extension is not built")
+def test_native_decoding_checks_before_it_writes() -> None:
+    native = kernels.native()
+    ones, out = np.full(2, 255, np.uint8), np.zeros(64, np.uint8)
+    for bits, values, width, size, says in (
+        (ones, np.zeros(15 * 4, np.uint8), 4, 64, "16 bits are set for 15 values"),
+        (ones[:1], np.zeros(8 * 4, np.uint8), 4, 64, "1 bytes of bits"),
+        (ones, np.zeros(15 * 4, np.uint8), 4, 60, "a bit is set beyond the 15 entries"),
+        (ones, np.zeros(64, np.uint8), 3, 63, "a width of 3 bytes"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            native.unpack_bits(bits, values, width, out[:size], True)
+    for steps, values, says in (
+        (np.array([3, 13], np.uint8), np.zeros(8, np.uint8), "lead to entry 16 of 16"),
+        (np.array([3, 0], np.uint8), np.zeros(8, np.uint8), "stand still"),
+        (np.array([3, 1], np.uint8), np.zeros(4, np.uint8), "2 distances, 4 bytes"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            native.unpack_gaps(steps, values, 4, out, True)
+    table = np.zeros(8, np.uint32)
+    with pytest.raises(ValueError, match="runs of 3 bits"):
+        native.unpack_masks(np.zeros(9, np.uint8), 3, table, 2, np.zeros(7, np.uint8))
+    with pytest.raises(ValueError, match="runs of 4 bits"):
+        native.unpack_masks(np.zeros(9, np.uint8), 4, table, 2, np.zeros(8, np.uint8))
+    assert not out.any()
+
+
+@pytest.mark.parametrize("keep, of", [(1, 2), (2, 4), (1, 4), (4, 8), (3, 16)])
+def test_codes_are_read_alike_with_and_without_the_extension(
+    keep: int, of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for groups in (1, 2, 3, 5, 17, 100):
+        width = forms.code_bits(keep, of)
+        codes = forms._pack_codes(rng.integers(0, math.comb(of, keep), groups), width)
+        with monkeypatch.context() as patch:
+            patch.setattr(forms, "available", lambda: False)
+            slow = forms.mask_bits(codes, keep, of, groups)
+        bits = [
+            np.unpackbits(one, count=groups * of, bitorder="little")
+            for one in (slow, forms.mask_bits(codes, keep, of, groups))
+        ]
+        assert np.array_equal(bits[0], bits[1]) and bits[0].sum() == groups * keep
+
+
+@pytest.mark.skipif(not kernels.available(), reason="the native extension is not built")
+@pytest.mark.parametrize("size", [0, 1, 7, 15, 16, 63, 64, 65, 79, 80, 127, 128, 200, 4097])
+def test_sums_are_those_of_zlib(size: int) -> None:
+    """On pieces of any length, and going on from any sum."""
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    for before in (0, 1, 0x12345678, 0xFFFFFFFF):
+        assert kernels.native().crc32(data, before) == zlib.crc32(data, before)
+    assert tensor_sum([data, data]) == tensor_sum([data.tobytes() * 2])

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,15 +180,15 @@ def load_into(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = 
         jobs = [
             (file, one, names) for file in files for one in file.tensors.values() if (names := _wanted(file, one, own))
         ]
-        kept = each(lambda job: job[0].parts(job[1]) if len(files) == 1 else _checked(*job[:2]), jobs)
+        each(lambda job: _checked(*job[:2]), jobs)
 
-        def write(job: tuple[tuple[PackedFile, Stored, list[Tensor]], Sequence[Any]]) -> None:
-            (file, stored, targets), parts = job
-            words = list(parts) or file.parts(stored)
+        def write(job: tuple[PackedFile, Stored, list[Tensor]]) -> None:
+            file, stored, targets = job
+            words = file.parts(stored)  # read again: the file is in the system's cache, and no second copy is held
             for target in targets:
                 write_into(target, stored, words, lambda: file.tensor(stored, words))
 
-        each(write, zip(jobs, kept, strict=True))
+        each(write, jobs)
     return model
 
 
@@ -199,9 +198,8 @@ def _wanted(file: PackedFile, stored: Stored, own: Mapping[str, Tensor]) -> list
     return [tensor for name, tensor in named.items() if twins(named)[name] == name]
 
 
-def _checked(file: PackedFile, stored: Stored) -> Sequence[Any]:
+def _checked(file: PackedFile, stored: Stored) -> None:
     file.parts(stored)
-    return ()
 
 
 def _fit(own: Mapping[str, Tensor], here: Mapping[str, Stored], strict: bool, says: str) -> None:

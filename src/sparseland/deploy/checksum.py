@@ -15,6 +15,10 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
+from ..kernels import available, native
+
 BLANK_SUM = "0" * 8
 BLANK_SEAL = "0" * 64
 # Quotes inside a JSON string are escaped, so a tensor's name cannot look like this.
@@ -29,7 +33,9 @@ def tensor_sum(parts: Iterable[Any]) -> str:
     """
     crc = 0
     for part in parts:
-        crc = zlib.crc32(part, crc)
+        # The extension's is the same number, several times as fast.
+        fast = available() and isinstance(part, np.ndarray) and part.flags.c_contiguous
+        crc = native().crc32(part.reshape(-1).view(np.uint8), crc) if fast else zlib.crc32(part, crc)
     return f"{crc:08x}"
 
 

@@ -110,6 +110,18 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+class _Scratch(threading.local):
+    """Memory that a thread reads into again and again."""
+
+    def __init__(self) -> None:
+        self.memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+
+    @property
+    def size(self) -> int:
+        """Bytes of it."""
+        return int(self.memory.size)
+
+
 class Reader:
     """An open safetensors file whose header has been checked; threads may read from it at once.
 
@@ -120,6 +132,7 @@ class Reader:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._lock = threading.Lock()
+        self._scratch = _Scratch()
         try:
             self._file = open(place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
         except OSError as error:
@@ -178,6 +191,23 @@ class Reader:
         """A slot's words: unsigned integers of its type's width, one per entry."""
         made: np.ndarray[Any, Any] = np.empty(math.prod(slot.shape), f"<u{WIDTH[slot.dtype]}")
         self.into(slot, made)
+        return made
+
+    def passing(self, slots: Sequence[Slot]) -> list[np.ndarray[Any, Any]]:
+        """As `array` of each, in memory that the next call from the same thread writes over.
+
+        Memory fresh from the system is handed out page by page, which takes longer than reading the file into it.
+        """
+        starts = [0]
+        for slot in slots:
+            starts.append(starts[-1] + -(-(slot.end - slot.start) // 64) * 64)
+        if self._scratch.size < starts[-1]:
+            self._scratch.memory = np.empty(starts[-1], np.uint8)
+        made = []
+        for start, slot in zip(starts, slots, strict=False):
+            words = self._scratch.memory[start : start + slot.end - slot.start].view(f"<u{WIDTH[slot.dtype]}")
+            self.into(slot, words)
+            made.append(words)
         return made
 
 

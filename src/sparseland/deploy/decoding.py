@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import SparselandError
+from ..kernels import available, native
 from .container import WIDTH
 from .forms import (
     CHUNK,
@@ -110,6 +111,12 @@ def _check_codes(layout: Layout, total: int, packed: Words) -> None:
 
 
 def _check_gaps(steps: Words, total: int) -> None:
+    if available():
+        try:
+            native().check_gaps(steps, total)
+        except ValueError as error:
+            raise SparselandError(str(error)) from None
+        return
     reach = int(steps.sum(dtype=np.int64))
     if steps.size and (reach >= total or (steps.size > 1 and int(steps[1:].min()) == 0)):
         raise SparselandError(f"the columns' distances lead to entry {reach} of {total}, or stand still")
@@ -155,7 +162,10 @@ def decode(layout: Layout, shape: Sequence[int], parts: Sequence[Words], out: Wo
         out[_places(counts, parts[1], row_shape(shape)[1])] = parts[2]
 
 
-def _scatter(bits: Words, values: Words, out: Words, zeroed: bool) -> None:
+def _scatter(bits: Words, values: Words, out: Words, zeroed: bool, *, twin: bool = False) -> None:
+    if available() and not twin:
+        native().unpack_bits(bits, _bytes(values), out.itemsize, _bytes(out), zeroed)
+        return
     done = 0
     for start in range(0, out.size, CHUNK):
         piece = out[start : start + CHUNK]
@@ -167,7 +177,10 @@ def _scatter(bits: Words, values: Words, out: Words, zeroed: bool) -> None:
         done += at.size
 
 
-def _walk(steps: Words, values: Words, out: Words, zeroed: bool) -> None:
+def _walk(steps: Words, values: Words, out: Words, zeroed: bool, *, twin: bool = False) -> None:
+    if available() and not twin:
+        native().unpack_gaps(steps, _bytes(values), out.itemsize, _bytes(out), zeroed)
+        return
     filled, base, buffer = 0, 0, np.empty(STEPS, np.int64)
     for start in range(0, steps.size, STEPS):
         piece = steps[start : start + STEPS]
@@ -182,6 +195,10 @@ def _walk(steps: Words, values: Words, out: Words, zeroed: bool) -> None:
         out[at] = values[start : start + STEPS]
     if not zeroed:
         out[filled:].fill(0)
+
+
+def _bytes(words: Words) -> Words:
+    return words.view(np.uint8)
 
 
 def _decode_nm(layout: Layout, shape: Sequence[int], parts: Sequence[Words], out: Words, zeroed: bool) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import available, native
 from .container import WIDTH
 
 Words = np.ndarray[Any, Any]  # unsigned integers of the width of the tensor's entries, 1-D
@@ -299,6 +300,9 @@ def _runs(keep: int, of: int) -> tuple[int, Words, Words]:
 
 def codes_are_masks(packed: Words, keep: int, of: int, groups: int) -> bool:
     """Whether every group's code stands for a mask."""
+    if available():
+        found = mask_bits(packed, keep, of, groups)
+        return int(getattr(np, "bitwise_count", ones)(found).sum(dtype=np.int64)) == groups * keep
     count, _, valid = _runs(keep, of)
     return bool(valid.all() or valid[unpack_codes(packed, count * code_bits(keep, of), -(-groups // count))].all())
 
@@ -310,4 +314,19 @@ def mask_bits(packed: Words, keep: int, of: int, groups: int) -> Words:
     '0b1010011'
     """
     count, table, _ = _runs(keep, of)
-    return table[unpack_codes(packed, count * code_bits(keep, of), -(-groups // count))].view(np.uint8)
+    width, runs = count * code_bits(keep, of), -(-groups // count)
+    if not available():
+        return table[unpack_codes(packed, width, runs)].view(np.uint8)
+    made = np.empty(runs * table.itemsize, np.uint8)
+    native().unpack_masks(packed, width, _native_table(keep, of), table.itemsize, made)
+    made[-(-groups * of // 8) :] = 0  # codes beyond the last group
+    if groups * of % 8:
+        made[groups * of // 8] &= (1 << groups * of % 8) - 1
+    return made
+
+
+@lru_cache(maxsize=32)
+def _native_table(keep: int, of: int) -> Words:
+    """As in `_runs`; a run with a code that stands for no mask has no bits, so that counting them tells."""
+    _, table, valid = _runs(keep, of)
+    return np.where(valid, table, 0).astype(np.uint32)

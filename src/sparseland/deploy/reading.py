@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +129,15 @@ class PackedFile:
             raise SparselandError(f"{self.place} contradicts itself: {name} {type(error).__name__}: {error}") from error
 
     def parts(self, stored: Stored) -> list[Words]:
-        """A tensor's parts, their sum compared and their content checked.
+        """A tensor's parts, their sum compared and their content checked; good until this thread's next call.
 
         Raises:
             SparselandError: the bytes are not those that were written, or contradict each other.
         """
-        found = self._guarded(stored.name, lambda: [self._reader.array(slot) for slot in stored.slots])
+        return self._checked(stored, self._reader.passing)
+
+    def _checked(self, stored: Stored, read: Callable[[Sequence[Slot]], list[Words]]) -> list[Words]:
+        found = self._guarded(stored.name, read, stored.slots)
         if stored.sum is not None and tensor_sum(found) != stored.sum:
             raise SparselandError(
                 f"{self.place} is damaged: the CRC-32 of {stored.name!r} is not the one that was written with it"
@@ -144,8 +147,13 @@ class PackedFile:
 
     def tensor(self, stored: Stored, parts: list[Words] | None = None) -> Tensor:
         """A tensor of its own memory."""
+        if parts is None and stored.layout.form == "dense":  # what is read is the tensor
+            return self._guarded(stored.name, _tensor, stored, self._checked(stored, self._apart))
         found = self.parts(stored) if parts is None else parts
         return self._guarded(stored.name, _tensor, stored, found)
+
+    def _apart(self, slots: Sequence[Slot]) -> list[Words]:
+        return [self._reader.array(slot) for slot in slots]
 
     def state(self) -> dict[str, Tensor]:
         """All tensors by name, tied ones as one tensor under their names."""
