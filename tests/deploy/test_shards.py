@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import torch
 
 from sparseland import deploy
 from sparseland.core.errors import DataNotFound, OutputError, SparselandError
-from sparseland.deploy import planning, reading, sharding
+from sparseland.deploy import container, planning, reading, sharding
 from sparseland.deploy.container import Reader
 
 INDEX = "packed.safetensors.index.json"
@@ -95,13 +95,19 @@ def test_loading_into_a_model_holds_one_shard_at_a_time(tmp_path: Path, monkeypa
     state = layers(20)
     model = torch.nn.ModuleDict({f"layer{i}": torch.nn.Linear(60, 60, bias=False) for i in range(20)})
     total = deploy.save(state, tmp_path, shard_bytes=9000)
-    alive, array = Alive(), Reader.array
-    monkeypatch.setattr(Reader, "array", lambda *given: alive.watch(array(*given)))
-    monkeypatch.setattr(reading, "_tensor", None)  # no dense tensor is made: values go into the model's own memory
+    held, passing = [], Reader.passing
+
+    def watched(*given: Any) -> Any:
+        made = passing(*given)
+        held.append(container._scratch.size)
+        return made
+
+    monkeypatch.setattr(Reader, "passing", watched)
+    monkeypatch.setattr(Reader, "array", None)  # nothing else is read into,
+    monkeypatch.setattr(reading, "_tensor", None)  # and no dense tensor made: values go into the model's own memory
     deploy.load_into(model, tmp_path)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    gc.collect()
-    assert 0 < alive.most <= 9000 < total / 3 and alive.now == 0
+    assert len(held) == 40 and 0 < max(held) <= 9000 < total / 3 and container._scratch.size == 0
 
 
 def test_reading_shards_one_by_one_frees_them(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Scratch(threading.local):
-    """Memory that a thread reads into again and again."""
+    """Memory that a thread reads into again and again, whichever file; given back when a file is closed."""
 
     def __init__(self) -> None:
         self.memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
@@ -120,6 +120,9 @@ class _Scratch(threading.local):
     def size(self) -> int:
         """Bytes of it."""
         return int(self.memory.size)
+
+
+_scratch = _Scratch()
 
 
 class Reader:
@@ -132,7 +135,6 @@ class Reader:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._lock = threading.Lock()
-        self._scratch = _Scratch()
         try:
             self._file = open(place, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
         except OSError as error:
@@ -148,6 +150,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        _scratch.memory = np.empty(0, np.uint8)
 
     def _header(self) -> Header:
         size = self._file.seek(0, 2)
@@ -201,11 +204,11 @@ class Reader:
         starts = [0]
         for slot in slots:
             starts.append(starts[-1] + -(-(slot.end - slot.start) // 64) * 64)
-        if self._scratch.size < starts[-1]:
-            self._scratch.memory = np.empty(starts[-1], np.uint8)
+        if _scratch.size < starts[-1]:
+            _scratch.memory = np.empty(starts[-1], np.uint8)
         made = []
         for start, slot in zip(starts, slots, strict=False):
-            words = self._scratch.memory[start : start + slot.end - slot.start].view(f"<u{WIDTH[slot.dtype]}")
+            words = _scratch.memory[start : start + slot.end - slot.start].view(f"<u{WIDTH[slot.dtype]}")
             self.into(slot, words)
             made.append(words)
         return made
