@@ -89,15 +89,31 @@ bool Pool::enter() {
   return false;
 }
 
+int Pool::first_of(std::atomic<uint64_t>& range) {
+  uint64_t left = range.load(std::memory_order_relaxed);
+  while (uint32_t(left >> 32) < uint32_t(left))
+    if (range.compare_exchange_weak(left, left + (uint64_t(1) << 32), std::memory_order_relaxed)) return int(left >> 32);
+  return -1;
+}
+
+int Pool::last_of(std::atomic<uint64_t>& range) {
+  uint64_t left = range.load(std::memory_order_relaxed);
+  while (uint32_t(left >> 32) < uint32_t(left))
+    if (range.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) return int(uint32_t(left)) - 1;
+  return -1;
+}
+
 void Pool::take(int worker) {
   if (worker > active_) return;
-  const int pieces = pieces_;
-  for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-    try {
-      (*work_)(i, worker);
-    } catch (...) {
-      std::lock_guard<std::mutex> lock(failing_);
-      if (!failure_) failure_ = std::current_exception();
+  for (int other = 0; other <= active_; ++other) {
+    auto& range = ranges_[size_t((worker + other) % (active_ + 1))].left;
+    for (int i; (i = other ? last_of(range) : first_of(range)) >= 0;) {
+      try {
+        (*work_)(i, worker);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(failing_);
+        if (!failure_) failure_ = std::current_exception();
+      }
     }
   }
 }
@@ -123,10 +139,12 @@ void Pool::Lease::run(int pieces, const Work& work) {
   }
   Pool& p = pool_;
   p.work_ = &work;
-  p.pieces_ = pieces;
   p.active_ = threads_ - 1;
   p.failure_ = nullptr;
-  p.next_.store(0, std::memory_order_relaxed);
+  if (int(p.ranges_.size()) < threads_) p.ranges_ = std::vector<Range>(size_t(threads_));
+  for (int64_t t = 0; t < threads_; ++t)
+    p.ranges_[size_t(t)].left.store(uint64_t(pieces * t / threads_) << 32 | uint64_t(pieces * (t + 1) / threads_),
+                                    std::memory_order_relaxed);
   p.door_.store(OPEN, std::memory_order_release);
   p.round_.fetch_add(1, std::memory_order_release);
   p.round_.notify_all();

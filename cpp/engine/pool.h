@@ -36,6 +36,8 @@ class Pool {
   void loop(int worker, uint32_t seen);
   bool enter();
   void take(int worker);
+  static int first_of(std::atomic<uint64_t>& range);
+  static int last_of(std::atomic<uint64_t>& range);
 
   static constexpr uint32_t OPEN = 1u << 31;
   std::mutex holder_;
@@ -44,10 +46,14 @@ class Pool {
   // those inside alone: a worker whom a busy machine has not run yet is nobody's loss.
   std::atomic<uint32_t> round_{0};    // a new round of work: what workers wait for
   std::atomic<uint32_t> door_{0};     // OPEN, and how many workers are inside
-  std::atomic<int> next_{0};          // the next piece
+  // Neighbouring pieces read and write neighbouring memory, step after step: each worker has a range of its own, so that
+  // it finds in its cache what it wrote there, and takes from the ends of the others' when it has done.
+  struct alignas(64) Range {
+    std::atomic<uint64_t> left{0};  // the next piece << 32 | one past the last
+  };
+  std::vector<Range> ranges_;         // one a worker that may take part, the caller's first
   std::atomic<bool> stop_{false};
   int active_ = 0;                    // workers 1 .. active_ take part
-  int pieces_ = 0;
   const Work* work_ = nullptr;
   std::mutex failing_;
   std::exception_ptr failure_;
