@@ -24,6 +24,7 @@ from tools import docs_cli, docs_reference  # noqa: E402 - needs the path above
 # Pages by hand, in order. Folders marked * take in whatever lies there, sorted: their pages come and go.
 NAV: list[Any] = [
     {"Home": ["index.md", "tutorial.md", "changelog.md"]},
+    {"Tutorials": ["tutorials/index.md", "tutorials/*"]},
     {
         "How to": [
             "how-to/index.md", "how-to/my-own-loop.md", "how-to/hf-trainer.md", "how-to/lightning.md",

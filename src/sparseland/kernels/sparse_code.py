@@ -2,11 +2,16 @@
 
 A pattern is CSR: row n owns entries offsets[n] … offsets[n+1] of ``columns`` and ``values``. Three products and their
 gradients close under each other: `spmm` (S W), `sddmm` (the entries of X W^T that S has), `spmm_t` (S^T X).
-Every function has two bodies: torch, which any device and dtype runs, and the native one for float32 on the CPU.
+Every function has two bodies: torch, which any device and dtype runs, and the native one for float32 on the CPU; the
+products have a third, in Triton, on GPUs where triton is installed.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,6 +34,20 @@ def _fast(*tensors: Tensor | None) -> bool:
     )
 
 
+@lru_cache(maxsize=1)
+def _triton() -> ModuleType | None:
+    """The kernels for GPUs, where triton is installed."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module(".sparse_code_triton", __package__)
+
+
+def _gpu(*tensors: Tensor) -> ModuleType | None:
+    """The Triton kernels, if all tensors lie on a GPU in a type they take."""
+    kinds = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
+    return _triton() if all(t.is_cuda and t.dtype in kinds for t in tensors) else None
+
+
 def rows_of(offsets: Tensor) -> Tensor:
     """Row of every entry.
 
@@ -45,10 +64,12 @@ def check_pattern(offsets: Tensor, columns: Tensor, width: int) -> None:
     >>> check_pattern(torch.tensor([0, 1]), torch.tensor([4]), 5)
     """
     if offsets.ndim != 1 or offsets.numel() < 1 or int(offsets[0]) != 0 or int(offsets[-1]) != columns.numel():
-        raise SparselandError(f"offsets run from 0 to the number of entries ({columns.numel()}); got {offsets.tolist()[:8]}")
+        raise SparselandError(
+            f"offsets run from 0 to the number of entries ({columns.numel()}); got {offsets.tolist()[:8]}"
+        )
     if offsets.numel() > 1 and bool((offsets.diff() < 0).any()):
         raise SparselandError("offsets never fall")
-    if columns.numel() and not (0 <= int(columns.min()) and int(columns.max()) < width):
+    if columns.numel() and (int(columns.min()) < 0 or int(columns.max()) >= width):
         raise SparselandError(f"columns lie in 0 … {width - 1}; got {int(columns.min())} … {int(columns.max())}")
 
 
@@ -63,6 +84,8 @@ def spmm(offsets: Tensor, columns: Tensor, values: Tensor, weight: Tensor) -> Te
         out = torch.empty(offsets.numel() - 1, weight.shape[1])
         native().sparse_code_spmm(*_arrays(offsets, columns, values, weight), out.numpy(), torch.get_num_threads())
         return out
+    if (kernels := _gpu(offsets, columns, values, weight)) is not None:
+        return kernels.spmm(offsets, columns, values, weight)  # type: ignore[no-any-return]
     return spmm_torch(offsets, columns, values, weight)
 
 
@@ -89,6 +112,8 @@ def sddmm(offsets: Tensor, columns: Tensor, x: Tensor, weight: Tensor) -> Tensor
         out = torch.empty(columns.numel())
         native().sparse_code_sddmm(*_arrays(offsets, columns, x, weight), out.numpy(), torch.get_num_threads())
         return out
+    if (kernels := _gpu(offsets, columns, x, weight)) is not None:
+        return kernels.sddmm(offsets, columns, x, weight)  # type: ignore[no-any-return]
     return sddmm_torch(offsets, columns, x, weight)
 
 
@@ -115,6 +140,8 @@ def spmm_t(offsets: Tensor, columns: Tensor, values: Tensor, x: Tensor, width: i
         out = torch.empty(width, x.shape[1])
         native().sparse_code_spmm_t(*_arrays(offsets, columns, values, x), out.numpy(), torch.get_num_threads())
         return out
+    if (kernels := _gpu(offsets, columns, values, x)) is not None:
+        return kernels.spmm_t(offsets, columns, values, x, width)  # type: ignore[no-any-return]
     return spmm_t_torch(offsets, columns, values, x, width)
 
 
@@ -267,3 +294,59 @@ def above(scores: Tensor, bound: float, bias: Tensor | None = None) -> tuple[Ten
     scores = scores if bias is None else scores + bias
     rows, columns = (scores > bound).nonzero().unbind(1)
     return rows, columns, scores[rows, columns]
+
+
+def adam_rows_(
+    weight: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    step: int,
+    unit: bool,
+) -> None:
+    """One step of Adam in place on a table; ``unit``: rows of norm 1 stay there (the gradient along them is dropped).
+
+    Parameters:
+        weight, grad, first, second: (rows, d). step: from 1, of this update.
+
+    >>> w, m, v = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2), torch.zeros(1, 2)
+    >>> adam_rows_(w, torch.tensor([[5.0, 0.0]]), m, v, 0.1, (0.9, 0.999), 1e-8, 1, unit=True)
+    >>> w.tolist()  # a gradient along the row does nothing
+    [[1.0, 0.0]]
+    """
+    if _fast(weight, grad, first, second) and weight.is_contiguous() and first.is_contiguous():
+        arrays = weight.numpy(), grad.detach().contiguous().numpy(), first.numpy(), second.numpy()
+        native().sparse_code_adam(*arrays, lr, *betas, eps, step, unit, torch.get_num_threads())
+    else:
+        adam_rows_torch_(weight, grad, first, second, lr, betas, eps, step, unit)
+
+
+def adam_rows_torch_(
+    weight: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    step: int,
+    unit: bool,
+) -> None:
+    """The readable twin of `adam_rows_`.
+
+    >>> w = torch.ones(1, 1)
+    >>> adam_rows_torch_(w, torch.ones(1, 1), w * 0, w * 0, 0.1, (0.9, 0.999), 0.0, 1, unit=False)
+    >>> round(w.item(), 6)
+    0.9
+    """
+    if unit:
+        grad = grad - weight * ((weight * grad).sum(1, keepdim=True) / weight.square().sum(1, keepdim=True))
+    first.lerp_(grad, 1 - betas[0])
+    second.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
+    hat = (second / (1 - betas[1] ** step)).sqrt_().add_(eps)
+    weight.addcdiv_(first, hat, value=-lr / (1 - betas[0] ** step))
+    if unit:
+        weight.div_(weight.norm(dim=1, keepdim=True).clamp(min=1e-12))

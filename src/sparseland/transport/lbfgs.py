@@ -50,14 +50,15 @@ def minimise(
     """Minimise B functions from ``x`` [B, N] with a weak-Wolfe line search; kinks are allowed.
 
     A problem ends when max|gradient| <= tol * reach, or when a step lowers f by no more than
-    tol * max(|f|, |f'|, scale); when no step lowers it at all although ``tol`` asks for more, it is stalled.
+    tol * max(|f|, |f'|, scale), and so did all steps since the curvature was last forgotten. When no step lowers it,
+    or ``tol`` is below the dtype's precision, it has stalled.
 
     Args:
         tol: relative tolerance, > 0.
         scale: [B] natural size of f. reach: [B] natural size of a gradient's entries.
         max_iter: iterations at most, >= 0.
         memory: pairs kept.
-        progress: called with {"iteration", "value", "gradient", "active"} after every iteration.
+        progress: called after every iteration with {"iteration", "value", "gradient", "active", "evaluations"}.
 
     >>> class Bowl:
     ...     def __call__(self, x):
@@ -78,6 +79,7 @@ class _Search:
         self.scale, self.reach = scale, reach
         self.f, self.g = function(x)
         self.x, self.evaluations = x, 1
+        self.since = torch.full_like(self.f, torch.inf)  # the value when curvature was last forgotten
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # (s, y, 1 / <s, y> or 0 where the pair is void)
         self.rows = torch.arange(x.shape[0], device=x.device)  # which problem each row is
         count, device = x.shape[0], x.device
@@ -98,6 +100,7 @@ class _Search:
                 "value": -float(self.best.value.sum()),
                 "gradient": float(self.best.gradient.abs().max()),
                 "active": int((~self.done).sum()),
+                "evaluations": self.evaluations,
             }
             self.best.log.append(entry)
             if progress is not None:
@@ -108,9 +111,8 @@ class _Search:
     def _step(self, iteration: int) -> None:
         direction, fresh = self._direction()
         slope = (direction * self.g).sum(-1)
-        first = torch.ones_like(slope) if not fresh else 1 / self.g.norm(dim=-1).clamp(min=torch.finfo(slope.dtype).tiny)
-        first = first.clamp(max=1.0) if fresh else first
-        x, f, g, found = self._line(direction, slope, first)
+        short = (1 / self.g.norm(dim=-1).clamp(min=torch.finfo(slope.dtype).tiny)).clamp(max=1)
+        x, f, g, found = self._line(direction, slope, torch.where(fresh, short, torch.ones_like(short)))
         found &= ~self.done
         lowered = self.f - f
         s, y = x - self.x, g - self.g
@@ -121,16 +123,16 @@ class _Search:
         limit = self.tol * torch.maximum(torch.maximum(f.abs(), self.f.abs()), self.scale)
         self.x, self.f, self.g = (torch.where(_like(found, new), new, old) for new, old in
                                   ((x, self.x), (f, self.f), (g, self.g)))  # fmt: skip
-        flat = found & (lowered <= limit)
-        still = flat & (lowered <= 0) if self.tol < torch.finfo(f.dtype).eps else torch.zeros_like(flat)
-        lost = ~found & ~self.done  # no step lowers f: once more from the gradient alone, then it has stalled
-        again = bool(lost.any()) and not fresh
         small = self.g.abs().amax(-1) <= self.tol * self.reach
-        converged = ~self.done & (small | (flat & ~still))
-        stalled = ~self.done & ~converged & (still | (lost & (not again)))
-        self._keep(iteration, converged, stalled)
-        if again:
-            self.pairs = []
+        flat = ~self.done & ~small & (~found | (lowered <= limit))
+        # At a kink the curvature of the past misleads: forget it, and believe a small gain only if that brings no more.
+        again = flat & ~fresh & (self.since - self.f > limit)
+        self.since = torch.where(again, self.f, self.since)
+        self.pairs = [(s, y, torch.where(again, 0, r)) for s, y, r in self.pairs] if bool(again.any()) else self.pairs
+        ended = flat & ~again
+        # Rounding, or a kink that promises a gain which no step brings, ends a search as well, but is no convergence.
+        exact = (found | (-slope * short <= limit)) & (self.tol >= torch.finfo(f.dtype).eps)
+        self._keep(iteration, (~self.done & small) | (ended & exact), ended & ~exact)
 
     def _keep(self, iteration: int, converged: Tensor, stalled: Tensor) -> None:
         rows = self.rows[~self.done]
@@ -149,11 +151,11 @@ class _Search:
         self.function = self.function.take(live)
         self.rows, self.done = self.rows[live], self.done[live]
         self.x, self.f, self.g = self.x[live], self.f[live], self.g[live]
-        self.scale, self.reach = self.scale[live], self.reach[live]
+        self.scale, self.reach, self.since = self.scale[live], self.reach[live], self.since[live]
         self.pairs = [(s[live], y[live], r[live]) for s, y, r in self.pairs]
 
-    def _direction(self) -> tuple[Tensor, bool]:
-        """The two-loop recursion; where it does not descend, and at the start, the negative gradient (then True)."""
+    def _direction(self) -> tuple[Tensor, Tensor]:
+        """The two-loop recursion; the negative gradient where it does not descend. And where no pair is known [B]."""
         q, held = self.g.clone(), []
         for s, y, r in reversed(self.pairs):
             alpha = r * (s * q).sum(-1)
@@ -163,8 +165,9 @@ class _Search:
             q *= self._curvature()[:, None]
         for (s, y, r), alpha in zip(self.pairs, reversed(held), strict=True):
             q += (alpha - r * (y * q).sum(-1))[:, None] * s
+        fresh = torch.stack([r for _, _, r in self.pairs]).sum(0) == 0 if self.pairs else torch.ones_like(self.done)
         ahead = (q * self.g).sum(-1) > 0
-        return -torch.where(ahead[:, None], q, self.g), not self.pairs
+        return -torch.where(ahead[:, None], q, self.g), fresh
 
     def _curvature(self) -> Tensor:
         """<s, y> / <y, y> of the newest pair that is not void, 1 without one."""

@@ -63,7 +63,7 @@ class Problem:
         set_(self, "M", self.M.expand(*batch, *self.M.shape[-2:]))
 
     @classmethod
-    def make(cls, a: Any, b: Any, M: Any) -> Problem:  # noqa: N803
+    def make(cls, a: Any, b: Any, M: Any) -> Problem:
         """From tensors, arrays or lists; ``None`` for a marginal is the uniform one. Integers become float64.
 
         >>> Problem.make(None, [0.5, 0.5], [[0, 1], [1, 0]]).a.tolist()
@@ -102,9 +102,7 @@ class Problem:
 
     def flat(self) -> Problem:
         """The same problems with exactly one leading dimension: a [B, n], b [B, m], M [B, n, m]."""
-        return self._like(
-            self.a.reshape(-1, self.n), self.b.reshape(-1, self.m), self.M.reshape(-1, self.n, self.m)
-        )
+        return self._like(self.a.reshape(-1, self.n), self.b.reshape(-1, self.m), self.M.reshape(-1, self.n, self.m))
 
     def swapped(self) -> Problem:
         """Sources and targets exchanged: a' = b, b' = a, M' = M^T (views)."""
@@ -122,18 +120,18 @@ class Problem:
 
         >>> Problem.make([0, 1], [1], [[0], [0]]).require_positive()
         Traceback (most recent call last):
-        sparseland.transport.problem.TransportError: a holds 1 zero mass of 2; leave these points out, or pass drop_zero=True
+        sparseland.transport.problem.TransportError: a holds 1 zero mass of 2; leave it out, or pass drop_zero=True
         """
         for name, masses in (("a", self.a), ("b", self.b)):
             if zeros := int((masses == 0).sum()):
                 raise TransportError(
                     f"{name} holds {zeros} zero mass{'es' if zeros > 1 else ''} of {masses.numel()}; "
-                    "leave these points out, or pass drop_zero=True"
+                    f"leave {'them' if zeros > 1 else 'it'} out, or pass drop_zero=True"
                 )
         return self
 
     @staticmethod
-    def _like(a: Tensor, b: Tensor, M: Tensor) -> Problem:  # noqa: N803
+    def _like(a: Tensor, b: Tensor, M: Tensor) -> Problem:
         """A problem of tensors that are known to be right: not checked again."""
         made = object.__new__(Problem)
         for name, value in (("a", a), ("b", b), ("M", M)):
@@ -158,7 +156,7 @@ def _marginal(name: str, value: Any, count: int, cost: Tensor) -> Tensor:
     return made if isinstance(value, Tensor) else made.to(cost.device, cost.dtype)
 
 
-def _types(a: Tensor, b: Tensor, M: Tensor) -> None:  # noqa: N803
+def _types(a: Tensor, b: Tensor, M: Tensor) -> None:
     for name, value in (("a", a), ("b", b), ("M", M)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} is a tensor; got {type(value).__name__} (Problem.make takes arrays and lists)")
@@ -170,7 +168,7 @@ def _types(a: Tensor, b: Tensor, M: Tensor) -> None:  # noqa: N803
         raise TransportError(f"a, b and M are on one device; got {a.device}, {b.device} and {M.device}")
 
 
-def _shapes(a: Tensor, b: Tensor, M: Tensor) -> None:  # noqa: N803
+def _shapes(a: Tensor, b: Tensor, M: Tensor) -> None:
     shapes = f"a {tuple(a.shape)}, b {tuple(b.shape)}, M {tuple(M.shape)}"
     if a.ndim < 1 or b.ndim < 1 or M.ndim < 2 or M.shape[-2:] != (a.shape[-1], b.shape[-1]):
         raise TransportError(f"M is [..., n, m] for a [..., n] and b [..., m]; got {shapes}")
@@ -186,7 +184,9 @@ def _finite(name: str, value: Tensor) -> None:
     value = value.detach()
     if not bool(torch.isfinite(value).all()):
         nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
-        raise TransportError(f"{name} {tuple(value.shape)} holds {nan} NaN and {inf} infinite values; all must be finite")
+        raise TransportError(
+            f"{name} {tuple(value.shape)} holds {nan} NaN and {inf} infinite values; all must be finite"
+        )
 
 
 def _scale(a: Tensor, b: Tensor) -> Tensor:

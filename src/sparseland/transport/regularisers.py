@@ -168,8 +168,8 @@ def project_sparse_simplex(s: Tensor, k: int | None = None, mass: float | Tensor
     Raises:
         TransportError: k is not in 1 … the size, or mass is not > 0.
 
-    >>> project_sparse_simplex(torch.tensor([0.5, 0.4, 0.3]), k=2).tolist()  # rounded: 0.55, 0.45, 0
-    [0.5499..., 0.4500..., 0.0]
+    >>> project_sparse_simplex(torch.tensor([0.5, 0.25, 0.125]), k=2).tolist()
+    [0.625, 0.375, 0.0]
     """
     moved = s.movedim(dim, -1)
     size = torch.as_tensor(mass, dtype=s.dtype, device=s.device).expand(moved.shape[:-1])

@@ -74,7 +74,7 @@ class OTResult:
             plan=sparse_coo(plan) if sparse else plan,
             potentials=potentials,
             value=value,
-            value_linear=(held * problem.M).sum((-2, -1)),  # differentiable in M at the plan found
+            value_linear=(held * problem.M.detach()).sum((-2, -1)),
             n_iter=n_iter,
             status=status,
             converged=converged,
@@ -141,4 +141,5 @@ def sparse_coo(plan: Tensor) -> Tensor:
     >>> sparse_coo(torch.tensor([[0.0, 0.5], [0.5, 0.0]])).indices().tolist()
     [[0, 1], [1, 0]]
     """
-    return plan.to_sparse_coo().coalesce()
+    made: Tensor = plan.to_sparse_coo().coalesce()
+    return made
