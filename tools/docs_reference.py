@@ -23,6 +23,7 @@ NOT_PYTHON = ("cli",)
 # Modules that users import by their own path, because their package does not load them.
 DOORS = {
     "core": ("core.errors",),
+    "features": ("features.prosper",),
     "train": ("train.fan_out", "train.hf", "train.lightning"),
 }
 ALIASES = {"weights.methods": "methods"}  # sl.methods

@@ -5,7 +5,6 @@
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -159,23 +158,22 @@ void spmm_t(Ids offsets, Ids columns, In values, In x, Out out, int threads) {
 // ----------------------------------------------------------------------------------------------------- the k best
 constexpr int64_t LANES = 16, DEEP = 16;  // a group is DEEP numbers, LANES apart
 
-// Largest of each group; groups lie side by side, so that this is one vector maximum a number.
+// Largest of each group, at least 0; groups lie side by side, so that this is one vector maximum a number. NaN loses every
+// comparison, so that none is left to be sorted.
 SL_CLONES void group_maxima(float* maxima, const float* row, const float* bias, int64_t blocks) {
   for (int64_t b = 0; b < blocks; ++b) {
-    float most[LANES];
+    float most[LANES] = {};
     const float* r = row + b * LANES * DEEP;
     if (bias) {
       const float* p = bias + b * LANES * DEEP;
-      for (int64_t i = 0; i < LANES; ++i) most[i] = r[i] + p[i];
-      for (int64_t t = 1; t < DEEP; ++t)
+      for (int64_t t = 0; t < DEEP; ++t)
         for (int64_t i = 0; i < LANES; ++i) {
           const float s = r[t * LANES + i] + p[t * LANES + i];
-          most[i] = most[i] > s ? most[i] : s;
+          most[i] = s > most[i] ? s : most[i];
         }
     } else {
-      for (int64_t i = 0; i < LANES; ++i) most[i] = r[i];
-      for (int64_t t = 1; t < DEEP; ++t)
-        for (int64_t i = 0; i < LANES; ++i) most[i] = most[i] > r[t * LANES + i] ? most[i] : r[t * LANES + i];
+      for (int64_t t = 0; t < DEEP; ++t)
+        for (int64_t i = 0; i < LANES; ++i) most[i] = r[t * LANES + i] > most[i] ? r[t * LANES + i] : most[i];
     }
     std::memcpy(maxima + b * LANES, most, sizeof most);
   }
@@ -197,7 +195,8 @@ struct Scratch {
 };
 
 // The k best positive entries. k groups whose maxima reach a bound hold k entries that do: what is below cannot win.
-int64_t top_row(const float* row, const float* bias, int64_t width, int64_t k, Scratch& scratch, int64_t* columns, float* values) {
+int64_t top_row(const float* row, const float* bias, int64_t width, int64_t k,
+                Scratch& scratch, int64_t* columns, float* values) {
   if (k <= 0) return 0;
   const int64_t blocks = width / (LANES * DEEP), groups = blocks * LANES, whole = blocks * LANES * DEEP;
   auto& found = scratch.found;
@@ -208,7 +207,7 @@ int64_t top_row(const float* row, const float* bias, int64_t width, int64_t k, S
     group_maxima(scratch.maxima.data(), row, bias, blocks);
     scratch.order = scratch.maxima;
     std::nth_element(scratch.order.begin(), scratch.order.begin() + (k - 1), scratch.order.end(), std::greater<float>());
-    bound = std::max(0.f, scratch.order[size_t(k - 1)]);
+    bound = scratch.order[size_t(k - 1)];
     for (int64_t g = 0; g < groups; ++g) {
       const float most = scratch.maxima[size_t(g)];
       if (!(most >= bound && most > 0)) continue;

@@ -60,9 +60,14 @@ def build(vocabulary: int, setting: dict[str, Any]) -> Any:
     none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=vocabulary, n_positions=LENGTH, bos_token_id=None, eos_token_id=None, use_cache=False,
-            **sizes, **none,
-        )  # fmt: skip
+            vocab_size=vocabulary,
+            n_positions=LENGTH,
+            bos_token_id=None,
+            eos_token_id=None,
+            use_cache=False,
+            **sizes,
+            **none,
+        )
     )
 
 

@@ -18,7 +18,11 @@ from tests.docs.reading import Block, blocks, commands, pages
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {name: path.read_text(encoding="utf-8") for name, path in pages().items()}
 WITH_CODE = [name for name, text in PAGES.items() if any(b.language in ("python", "bash") for b in blocks(text))]
-NEEDS = {"how-to/hf-trainer.md": "transformers", "how-to/lightning.md": "lightning"}
+NEEDS = {
+    "how-to/hf-trainer.md": "transformers",
+    "how-to/lightning.md": "lightning",
+    "how-to/features-of-a-language-model.md": "transformers",
+}
 # Third parties' own: a deprecation of torch's pytree, advice on workers. As in the tests of these callbacks.
 QUIET = (r".*LeafSpec.*", r".*does not have many workers.*", r".*num_workers.*", r".*dirpath has changed.*")
 MINUTES = ("compare",)  # verbs that take them: parsed in every run, run where slow tests are

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import lru_cache
 from math import comb, factorial
 from typing import Any
 
@@ -19,6 +20,7 @@ Array = NDArray[np.float64]
 Params = dict[str, Any]
 
 
+@lru_cache
 def several_causes(values: tuple[float, ...], candidates: int, gamma: int, least: int = 2) -> Array:
     """States over the candidates with `least` to gamma non-zeros: (n_s, candidates)."""
     others = [v for v in values if v != 0]
@@ -63,8 +65,8 @@ def chosen(scores: Array, share: float) -> NDArray[np.intp]:
 # ------------------------------------------------------------------------------------------------- linear superposition
 def linear_point(
     y: Array, params: Params, values: tuple[float, ...], kind: str, states: Array, beta: float, on_both: bool
-) -> tuple[NDArray[np.intp], Array]:
-    """A point's candidates and its log joint over null, singletons and several causes (TSC: over its list)."""
+) -> tuple[NDArray[np.intp], Array, Array]:
+    """A point's candidates, its log joint over null, singletons and several causes (TSC: its list), |y - W s|²."""
     w, pi = params["W"], params["pi"]
     k = -0.5 / params["sigma"] ** 2
     others = np.array([v for v in values if v != 0])
@@ -73,21 +75,25 @@ def linear_point(
     else:
         odds = np.full(len(others), np.log((pi / 2 if kind == "tsc" else pi) / (1 - pi)))
     a, b = (beta, beta) if on_both else (1.0, beta)
-    single = a * odds[:, None] + b * k * ((y - others[:, None, None] * w) ** 2).sum(-1)  # (K - 1, H)
+    alone = ((y - others[:, None, None] * w) ** 2).sum(-1)  # (K - 1, H)
+    single = a * odds[:, None] + b * k * alone
     if kind == "bsc":
         cosine = w @ y / (np.linalg.norm(w, axis=1) * np.linalg.norm(y))
         found = np.argsort(cosine)[::-1][: states.shape[1]]
     else:
-        plain = odds[:, None] + k * ((y - others[:, None, None] * w) ** 2).sum(-1)  # candidates know no temperature
+        plain = odds[:, None] + k * alone  # candidates know no temperature
         best = plain.max(0)  # the first place at which a latent appears in the ranking is that of its best value
         found = np.argsort(best)[::-1][: states.shape[1]]
     prior = np.zeros(len(states))
     for value, odd in zip(others, odds, strict=True):
         prior += odd * (states == value).sum(1)
-    many = a * prior + b * k * ((y - states @ w[found]) ** 2).sum(-1)
+    together = ((y - states @ w[found]) ** 2).sum(-1)
+    many = a * prior + b * k * together
     if kind == "tsc":
-        return found, many
-    return found, np.concatenate([[b * k * (y**2).sum()], single.ravel(), many])
+        return found, many, together
+    nothing = (y**2).sum()
+    squares = np.concatenate([[nothing], alone.ravel(), together])
+    return found, np.concatenate([[b * k * nothing], single.ravel(), many]), squares
 
 
 def linear_step(
@@ -95,17 +101,17 @@ def linear_step(
     t: float = 1.0, on_both: bool = False, cut: float = 0.0,
 ) -> tuple[Params, Array]:  # fmt: skip
     """BSC, TSC and DSC: one step, and log sum exp of the joint (relative to the null prior) of every point."""
-    w, d, h = params["W"], y.shape[1], len(params["W"])
+    d, h = y.shape[1], len(params["W"])
     states = several_causes(values, candidates, gamma, 0 if kind == "tsc" else 2)
     tables = [linear_point(row, params, values, kind, states, 1 / t, on_both) for row in y]
-    evidence = np.array([_lse(table) for _, table in tables])
+    evidence = np.array([_lse(table) for _, table, _ in tables])
     a = mass_of_values(params["pi"], values.index(0), h, gamma) if kind == "dsc" else mass(params["pi"], h, gamma)[0]
     kept = chosen(evidence, 1 - (1 - a) * cut)
     others = [v for v in values if v != 0]
     first, second, noise = np.zeros((h, d)), np.zeros((h, h)), 0.0
     counts = np.zeros(len(values))
     for m in kept:
-        found, table = tables[m]
+        found, table, squares = tables[m]
         q = np.exp(table - evidence[m])
         rows = np.zeros((len(table), h))  # the point's states over all h
         if kind == "tsc":
@@ -116,7 +122,7 @@ def linear_step(
             rows[1 + len(others) * h :, found] = states
         first += np.outer(q @ rows, y[m])
         second += (rows * q[:, None]).T @ rows
-        noise += q @ ((y[m] - rows @ w) ** 2).sum(-1)
+        noise += q @ squares
         counts += [q @ (rows == value).sum(-1) for value in values]
     new: Params = {"W": np.linalg.solve(second, first), "sigma": float(np.sqrt(noise / (len(kept) * d)))}
     if kind == "dsc":
@@ -188,30 +194,37 @@ def slab_step(params: Params, y: Array, candidates: int, gamma: int, t: float = 
     first, s_sum, szsz, evidence = np.zeros((h, d)), np.zeros(h), np.zeros((h, h)), np.zeros(n)
     sz_sum = np.zeros(h)
 
-    def one(row: Array, a: NDArray[np.intp]) -> tuple[float, Array, Array]:
-        wa = w[a]
-        lam = wa @ wa.T / variance + np.diag(1 / psi[a])
-        cov = np.linalg.inv(lam)
-        r = row - mu[a] @ wa
-        b = wa @ r / variance
-        log = -0.5 * (np.log(psi[a]).sum() + np.linalg.slogdet(lam)[1] + r @ r / variance - b @ cov @ b)
-        return log, mu[a] + cov @ b, cov
+    by_size = [states[states.sum(1) == g].nonzero()[1].reshape(-1, g) for g in range(2, gamma + 1)]
 
+    def many(row: Array, sets: NDArray[np.intp]) -> tuple[Array, Array, Array]:
+        """Log likelihood, mean and covariance of the slab for a point's states of one size, sets (m, g)."""
+        wa, mean, spread = w[sets], mu[sets], psi[sets]
+        lam = wa @ wa.transpose(0, 2, 1) / variance + np.eye(sets.shape[1]) / spread[:, :, None]
+        cov = np.linalg.inv(lam)
+        r = row - np.einsum("mg,mgd->md", mean, wa)
+        b = np.einsum("mgd,md->mg", wa, r) / variance
+        up = np.einsum("mgk,mk->mg", cov, b)
+        log = np.log(spread).sum(1) + np.linalg.slogdet(lam)[1] + (r**2).sum(1) / variance - (b * up).sum(1)
+        return -0.5 * log, mean + up, cov
+
+    alone = np.arange(h)[:, None]
     for m, row in enumerate(y):
-        singles = [one(row, np.array([i])) for i in range(h)]
-        score = np.array([item[0] for item in singles])
-        found = np.argsort(score)[::-1][:candidates]
-        sets = [np.array([], dtype=np.intp), *(np.array([i]) for i in range(h))]
-        sets += [found[np.flatnonzero(s)] for s in states]
-        parts = [(-0.5 * row @ row / variance, np.zeros(0), np.zeros((0, 0))), *singles]
-        parts += [one(row, a) for a in sets[1 + h :]]
-        table = np.array([log + odds[a].sum() for (log, _, _), a in zip(parts, sets, strict=True)]) / t
+        parts = [(alone, *many(row, alone))]
+        found = np.argsort(parts[0][1])[::-1][:candidates]
+        parts += [(found[places], *many(row, found[places])) for places in by_size if len(places)]
+        null = np.array([-0.5 * row @ row / variance])
+        table = np.concatenate([null, *(log + odds[sets].sum(1) for sets, log, _, _ in parts)]) / t
         evidence[m] = _lse(table)
-        for p, a, (_, mean, cov) in zip(np.exp(table - evidence[m]), sets, parts, strict=True):
-            first[a] += p * np.outer(mean, row)
-            s_sum[a] += p
-            sz_sum[a] += p * mean
-            szsz[np.ix_(a, a)] += p * (cov + np.outer(mean, mean))
+        q, start, sz = np.exp(table - evidence[m]), 1, np.zeros(h)
+        for sets, _, mean, cov in parts:
+            p = q[start : start + len(sets)]
+            start += len(sets)
+            np.add.at(s_sum, sets, p[:, None])
+            np.add.at(sz, sets, p[:, None] * mean)
+            square = p[:, None, None] * (cov + mean[:, :, None] * mean[:, None, :])
+            np.add.at(szsz, (sets[:, :, None], sets[:, None, :]), square)
+        first += np.outer(sz, row)
+        sz_sum += sz
     new: Params = {"W": np.linalg.solve(szsz, first), "pi": np.clip(s_sum / n, 5e-5, 1 - 5e-5), "mu": sz_sum / s_sum}
     new["psi"] = np.maximum(np.diag(szsz) / s_sum - new["mu"] ** 2, 1e-5)
     new["noise"] = float(((y**2).sum() - np.trace(new["W"].T @ szsz @ new["W"])) / (n * d))

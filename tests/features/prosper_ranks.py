@@ -16,7 +16,7 @@ STEPS = 20
 
 
 def learn(name: str, x: NDArray[np.float64]) -> dict[str, Any]:
-    """Twenty steps with everything that needs agreement: the start, noise, the cut, subsets, restarts, a ragged batch."""
+    """Twenty steps with all that needs agreement: the start, noise, the cut, restarts, batches that do not divide."""
     from sparseland.features import prosper
 
     annealing = prosper.Annealing(

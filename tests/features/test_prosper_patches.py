@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparseland.core.errors import SparselandError
-from sparseland.features.prosper import from_on_off, gabor_fit, on_off, patches, whitening
+from sparseland.features.prosper import cut_patches, from_on_off, gabor_fit, on_off, whitening
 
 
 def pictures() -> list[np.ndarray]:
@@ -19,21 +19,21 @@ def pictures() -> list[np.ndarray]:
 
 def test_patches_are_parts_of_their_pictures() -> None:
     images = pictures()
-    cut = patches(images, size=6, n=50, centre=False, seed=4)
+    cut = cut_patches(images, size=6, n=50, centre=False, seed=4)
     windows = np.concatenate([np.lib.stride_tricks.sliding_window_view(i, (6, 6)).reshape(-1, 36) for i in images])
     assert cut.shape == (50, 36)
     for row in cut:
         assert (windows == row).all(1).any()
-    assert np.array_equal(cut, patches(images, size=6, n=50, centre=False, seed=4))
-    np.testing.assert_allclose(patches(images, size=6, n=50, seed=4), cut - cut.mean(1, keepdims=True))
+    assert np.array_equal(cut, cut_patches(images, size=6, n=50, centre=False, seed=4))
+    np.testing.assert_allclose(cut_patches(images, size=6, n=50, seed=4), cut - cut.mean(1, keepdims=True))
 
 
 def test_flat_patches_are_left_out() -> None:
     flat = np.zeros((40, 80))
     flat[:, 40:] = np.random.default_rng(0).normal(size=(40, 40))
-    few = patches([flat], size=5, n=200, flattest=0.4, seed=0)
+    few = cut_patches([flat], size=5, n=200, flattest=0.4, seed=0)
     assert few.shape == (200, 25) and (few.var(1) == 0).mean() < 0.25
-    assert (patches([flat], size=5, n=200, seed=0).var(1) == 0).mean() > 0.35
+    assert (cut_patches([flat], size=5, n=200, seed=0).var(1) == 0).mean() > 0.35
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_flat_patches_are_left_out() -> None:
 )
 def test_pictures_that_cannot_be_cut(images: list[Any], words: dict[str, Any], said: str) -> None:
     with pytest.raises(SparselandError, match=said):
-        patches(images, size=12, n=5, **words)
+        cut_patches(images, size=12, n=5, **words)
 
 
 def test_whitening_is_zca() -> None:
-    x = patches(pictures(), size=5, n=3000, centre=False)
+    x = cut_patches(pictures(), size=5, n=3000, centre=False)
     white = whitening(x, floor=0.0)
     np.testing.assert_allclose(np.cov(white(x).T, bias=True), np.eye(25), atol=1e-8)
     np.testing.assert_allclose(white.inverse(white(x)), x, atol=1e-8)

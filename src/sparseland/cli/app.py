@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import advise, bench, compare, export, inspect, papers, prune, recipe, report, train
+from . import advise, bench, compare, export, features, inspect, papers, prune, recipe, report, train, transport
 from .screen import errors
 
 
@@ -79,5 +79,5 @@ def root(
     """
 
 
-for _module in (train, prune, compare, advise, bench, report, inspect, export, papers, recipe):
+for _module in (train, prune, compare, advise, bench, report, inspect, export, features, transport, papers, recipe):
     _module.add(app)

@@ -1,6 +1,6 @@
 """Who goes with whom: a budget spread over a table of (tokens x features), (tokens x experts), (sources x targets).
 
-One question, four rules, each solved exactly by `selection.select`: the best k of every row (``token``), the best m_i of
+One question, four rules, each solved by `selection.select`: the best k of every row (``token``), the best m_i of
 every column (``feature``), the best of the whole table (``mutual``), the best of each group in a row (``groupmax``).
 """
 
@@ -15,9 +15,7 @@ from .selection import check_scores, select
 RULES = ("token", "feature", "mutual", "groupmax")
 
 
-def allocate(
-    scores: Tensor, rule: str, k: int, *, counts: Tensor | None = None, positive: bool = True
-) -> Tensor:
+def allocate(scores: Tensor, rule: str, k: int, *, counts: Tensor | None = None, positive: bool = True) -> Tensor:
     """Boolean mask that maximises the sum of chosen scores under a rule and a budget of ``k`` a row on average.
 
     max sum(S * scores)  s.t.  S in {0, 1}, and
@@ -103,7 +101,9 @@ def shares(weights: Tensor, total: int, *, high: int, low: int = 1) -> Tensor:
     """
     n = weights.numel()
     if not 0 <= total <= n * high:
-        raise InfeasibleBudget(f"{total:,} cannot be shared by {n} with at most {high} each; possible: 0 … {n * high:,}")
+        raise InfeasibleBudget(
+            f"{total:,} cannot be shared by {n} with at most {high} each; possible: 0 … {n * high:,}"
+        )
     weight = weights.detach().double()
     if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()) or not bool((weight > 0).any()):
         raise InfeasibleBudget("weights of shares are finite, at least 0, and not all 0")

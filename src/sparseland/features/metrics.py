@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ..core.errors import SparselandError
 from .activations.stream import ActivationStream
+from .sae.density import gini
+from .sae.inputs import normalise
+from .sae.model import SparseAutoencoder
 
 LOWEST = -7  # log10 of the density where the histogram begins
 
@@ -117,22 +120,6 @@ class Metrics:
         return found
 
 
-def gini(values: Tensor) -> float:
-    """Inequality of non-negative numbers: 0 all equal, towards 1 one has everything.
-
-    G = Σ_i (2 i − n − 1) v_(i) / (n Σ v),  v sorted upwards, i from 1
-
-    >>> gini(torch.ones(4)), gini(torch.tensor([0.0, 0.0, 0.0, 1.0]))
-    (0.0, 0.75)
-    """
-    ordered = values.detach().double().flatten().sort().values
-    total, n = float(ordered.sum()), ordered.numel()
-    if total <= 0:
-        return 0.0
-    ranks = torch.arange(1, n + 1, dtype=torch.float64, device=ordered.device)
-    return float(((2 * ranks - n - 1) * ordered).sum()) / (n * total)
-
-
 def density_histogram(density: Tensor, *, per_decade: int = 4) -> dict[str, Any]:
     """How many features have which density: counts in log10 bins from 1e-7 to 1, the dead ones apart.
 
@@ -155,7 +142,7 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def evaluate(
-    sae: Any,
+    sae: SparseAutoencoder,
     source: Any,
     *,
     mode: str = "batch",
@@ -168,7 +155,8 @@ def evaluate(
 
     Parameters:
         sae: a `SparseAutoencoder`. source: whatever `as_source` takes.
-        mode: "batch" (budgets of a batch) or "threshold". batch: tokens at once; in batch mode the codes depend on it.
+        mode: "batch" (budgets of a batch) or "threshold". batch: tokens at once; where codes depend on it (mutual and
+            feature choice in batch mode), a short one at the end is left out.
         tokens: stop after so many; None: one epoch.
         gradient: select with the gradients that come with the activations (pairs); False selects by activation.
         expected: see `Metrics`.
@@ -189,31 +177,54 @@ def evaluate(
     check_width(sae, stream)
     if gradient and not stream.pairs:
         raise SparselandError("gradient=True needs pairs (x, g); give ModelActivations a gradient=")
-    metrics = Metrics(sae.cfg.d_sae, expected=expected)
-    was_training = sae.training
-    sae.eval()
-    try:
-        for item in stream:
-            x, g = item if isinstance(item, tuple) else (item, None)
-            if tokens is not None:
-                x, g = x[: tokens - metrics.tokens], None if g is None else g[: tokens - metrics.tokens]
-            x_hat, codes = reconstruct(sae, x, g if gradient else None, mode)
-            metrics.update(x, x_hat, codes)
-            if tokens is not None and metrics.tokens >= tokens:
-                break
-    finally:
-        sae.train(was_training)
+    metrics = Metrics(sae.config.d_sae, expected=expected)
+    together = mode == "batch" and sae.current_rule in ("mutual", "feature")  # codes depend on the batch's size
+    for item in stream:
+        x, g = item if isinstance(item, tuple) else (item, None)
+        if together and len(x) < batch and metrics.tokens:
+            break
+        if tokens is not None:
+            x, g = x[: tokens - metrics.tokens], None if g is None else g[: tokens - metrics.tokens]
+        x_hat, codes = reconstruct(sae, x, g if gradient else None, mode)
+        metrics.update(x, x_hat, codes)
+        if tokens is not None and metrics.tokens >= tokens:
+            break
     return metrics.result()
 
 
-def check_width(sae: Any, stream: ActivationStream) -> None:
+def check_width(sae: SparseAutoencoder, stream: ActivationStream) -> None:
     """Raise where the autoencoder reads another width than the stream gives."""
-    if stream.d_in != sae.cfg.d_in:
-        raise SparselandError(f"the activations are {stream.d_in} wide; the autoencoder reads d_in={sae.cfg.d_in}")
+    if stream.d_in != sae.config.d_in:
+        raise SparselandError(f"the activations are {stream.d_in} wide; the autoencoder reads d_in={sae.config.d_in}")
 
 
 @torch.no_grad()
-def reconstruct(sae: Any, x: Tensor, g: Tensor | None = None, mode: str = "batch") -> tuple[Tensor, Tensor]:
-    """x̂ [N, d] in the units of x, and codes [N, F]; no gradient is kept."""
-    codes = sae.encode(x, mode=mode, gradient=g)
-    return sae.decode(codes), codes
+def reconstruct(
+    sae: SparseAutoencoder, x: Tensor, g: Tensor | None = None, mode: str = "batch"
+) -> tuple[Tensor, Tensor]:
+    """x̂ [N, d] in the units of x, and codes [N, F], as in evaluation; with g the codes are chosen by it too.
+
+    >>> from sparseland.features import SAEConfig, SparseAutoencoder
+    >>> x_hat, codes = reconstruct(SparseAutoencoder(SAEConfig(4, 16, k=2)), torch.randn(3, 4))
+    >>> x_hat.shape, codes.shape
+    (torch.Size([3, 4]), torch.Size([3, 16]))
+    """
+    was_training = sae.training
+    sae.eval()
+    try:
+        out = sae(x, g, mode=mode)
+    finally:
+        sae.train(was_training)
+    return out.x_hat, out.codes.dense()
+
+
+def token_scale(sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    """How long a code of 1 is in the units of x [N, d]: 1 unless the autoencoder normalises its input; [N, 1].
+
+    >>> from sparseland.features import SAEConfig, SparseAutoencoder
+    >>> sae = SparseAutoencoder(SAEConfig(2, 4, k=1, normalize="token_rms"))
+    >>> token_scale(sae, torch.tensor([[3.0, 3.0]])).tolist()
+    [[3.0]]
+    """
+    found = normalise(x, sae.config.normalize, sae.expected).scale
+    return found.expand(len(x), 1)

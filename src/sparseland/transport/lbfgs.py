@@ -80,6 +80,7 @@ class _Search:
         self.f, self.g = function(x)
         self.x, self.evaluations = x, 1
         self.since = torch.full_like(self.f, torch.inf)  # the value when curvature was last forgotten
+        self.bend = torch.ones_like(self.f)  # <s, y> / <y, y> of the newest pair
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # (s, y, 1 / <s, y> or 0 where the pair is void)
         self.rows = torch.arange(x.shape[0], device=x.device)  # which problem each row is
         count, device = x.shape[0], x.device
@@ -117,7 +118,9 @@ class _Search:
         lowered = self.f - f
         s, y = x - self.x, g - self.g
         sy = (s * y).sum(-1)
-        good = found & (sy > torch.finfo(f.dtype).eps * y.square().sum(-1))
+        yy = y.square().sum(-1)
+        good = found & (sy > torch.finfo(f.dtype).eps * yy)
+        self.bend = torch.where(good, sy / torch.where(good, yy, 1), self.bend)
         self.pairs.append((s, y, torch.where(good, 1 / torch.where(good, sy, 1), 0)))
         self.pairs = self.pairs[-self.memory :]
         limit = self.tol * torch.maximum(torch.maximum(f.abs(), self.f.abs()), self.scale)
@@ -127,7 +130,7 @@ class _Search:
         flat = ~self.done & ~small & (~found | (lowered <= limit))
         # At a kink the curvature of the past misleads: forget it, and believe a small gain only if that brings no more.
         again = flat & ~fresh & (self.since - self.f > limit)
-        self.since = torch.where(again, self.f, self.since)
+        self.since, self.bend = torch.where(again, self.f, self.since), torch.where(again, 1, self.bend)
         self.pairs = [(s, y, torch.where(again, 0, r)) for s, y, r in self.pairs] if bool(again.any()) else self.pairs
         ended = flat & ~again
         # Rounding, or a kink that promises a gain which no step brings, ends a search as well, but is no convergence.
@@ -151,7 +154,8 @@ class _Search:
         self.function = self.function.take(live)
         self.rows, self.done = self.rows[live], self.done[live]
         self.x, self.f, self.g = self.x[live], self.f[live], self.g[live]
-        self.scale, self.reach, self.since = self.scale[live], self.reach[live], self.since[live]
+        self.scale, self.reach = self.scale[live], self.reach[live]
+        self.since, self.bend = self.since[live], self.bend[live]
         self.pairs = [(s[live], y[live], r[live]) for s, y, r in self.pairs]
 
     def _direction(self) -> tuple[Tensor, Tensor]:
@@ -162,19 +166,12 @@ class _Search:
             q -= alpha[:, None] * y
             held.append(alpha)
         if self.pairs:
-            q *= self._curvature()[:, None]
+            q *= self.bend[:, None]
         for (s, y, r), alpha in zip(self.pairs, reversed(held), strict=True):
             q += (alpha - r * (y * q).sum(-1))[:, None] * s
         fresh = torch.stack([r for _, _, r in self.pairs]).sum(0) == 0 if self.pairs else torch.ones_like(self.done)
         ahead = (q * self.g).sum(-1) > 0
         return -torch.where(ahead[:, None], q, self.g), fresh
-
-    def _curvature(self) -> Tensor:
-        """<s, y> / <y, y> of the newest pair that is not void, 1 without one."""
-        gamma = torch.ones_like(self.f)
-        for _, y, r in self.pairs:
-            gamma = torch.where(r > 0, 1 / (r * y.square().sum(-1)).clamp(min=torch.finfo(r.dtype).tiny), gamma)
-        return gamma
 
     def _line(self, d: Tensor, slope: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Bracket a step that meets both Wolfe conditions; the last column says where one that lowers f was found."""

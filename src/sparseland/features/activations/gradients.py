@@ -46,7 +46,7 @@ def activation_gradients(
 
     g[b, t] = d(sum of the losses of sequence b) / d x[b, t]
 
-    The loss is a sum, so a row holds the effect on its own and on all later tokens, whatever the batch.
+    The loss is a sum: a row holds the effect on its own and all later tokens, whatever the batch.
 
     Parameters:
         model: evaluated as it is; its weights get no gradients. layer, at: see `replaced`.
@@ -81,13 +81,8 @@ def activation_gradients(
     with replaced(model, layer, cut, at=at):
         outputs = call(model, inputs)
         value = objective(loss, outputs, inputs)
-    if not leaves:
-        raise SparselandError(f"layer {layer!r} did not run when the model was called; choose one that does")
-    if len(leaves) > 1:
-        raise SparselandError(f"layer {layer!r} runs {len(leaves)} times in one call; its gradient is not one tensor")
-    x = leaves[0]
-    if scale is None:
-        scale = 1024.0 if x.dtype in (torch.float16, torch.bfloat16) else 1.0
+    x = _only(leaves, layer)
+    scale = scale or (1024.0 if x.dtype in (torch.float16, torch.bfloat16) else 1.0)
     if not value.requires_grad:
         raise SparselandError(
             f"the loss does not depend on layer {layer!r} through a graph: call with grads enabled (does the model run "
@@ -98,3 +93,12 @@ def activation_gradients(
         raise SparselandError(f"the loss does not depend on layer {layer!r}; choose a layer before the loss")
     wide = torch.promote_types(g.dtype, torch.float32)
     return x.detach(), g.to(wide) / scale
+
+
+def _only(leaves: list[Tensor], layer: str) -> Tensor:
+    """The activations of a layer that ran once."""
+    if not leaves:
+        raise SparselandError(f"layer {layer!r} did not run when the model was called; choose one that does")
+    if len(leaves) > 1:
+        raise SparselandError(f"layer {layer!r} runs {len(leaves)} times in one call; its gradient is not one tensor")
+    return leaves[0]

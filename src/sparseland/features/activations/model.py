@@ -45,7 +45,7 @@ class ModelActivations:
         data: token ids [n, L], a mapping of tensors with n rows (``input_ids``, ``attention_mask``, ``labels`` …), an
             iterable of such batches, or a function that makes one. batch, shuffle, seed: see `Batches`.
         gradient: None, or the loss whose gradient comes with x: see `objective`. Pairs (x, g) then.
-        special: ids of tokens to leave out (``tokenizer.all_special_ids``). skip_first: places at the start (BOS).
+        special: ids to leave out (``tokenizer.all_special_ids``). skip_first: places of text at the start (BOS).
 
     Raises:
         TargetError: no such layer; said at once. SparselandError: an unknown loss, a bad number.
@@ -92,12 +92,12 @@ class ModelActivations:
 
     def kept(self, inputs: Inputs, shape: torch.Size) -> Tensor:
         """Bool [B, L]: the places whose activations are read."""
-        kept = real_tokens(inputs, shape)
-        last = last_places(kept)
+        real = real_tokens(inputs, shape)
+        kept, last = real.clone(), last_places(real)
         ids = ids_of(inputs)
         if len(self.special) and ids is not None:
             kept &= ~torch.isin(ids.cpu(), self.special)
-        kept[:, : self.skip_first] = False
+        kept &= real.cumsum(1) > self.skip_first  # places of text, wherever the padding is
         if self.gradient == "next_token":
             kept &= ~last
         return kept

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ResumeError, SparselandError
+from ...files import probe
 from .source import Block, Source, as_source, block_of
 
 
@@ -32,6 +33,7 @@ class ActivationStream:
 
     Raises:
         SparselandError: a bad size; while reading: rows of another width, NaN or infinite values, nothing at all.
+        OutputError: the folder has no room for the buffer.
         ResumeError: see `load_state_dict`.
 
     >>> stream = ActivationStream(torch.arange(12.0).view(6, 2), batch=2, buffer=4, epochs=1)
@@ -89,7 +91,13 @@ class ActivationStream:
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, as plain numbers: a place in the source, batches given since, and the settings."""
         settings = {"batch": self.batch, "buffer": self.buffer, "shuffle": self.shuffle, "seed": self.seed}
-        return {"place": dict(self._place), "settings": settings, "width": self._width}
+        place = dict(self._place)
+        if self._order is not None and place["given"] * self.batch >= len(
+            self._order
+        ):  # the next chunk is not read yet
+            now = {"epoch": self._epoch, "block": self._block, "offset": self._offset}
+            place |= {**now, "chunk": place["chunk"] + 1, "given": 0}
+        return {"place": place, "settings": settings, "width": self._width}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there: the next batch is the one that would have come.
@@ -191,7 +199,7 @@ class ActivationStream:
         size = self.buffer * self.d_in
         if self.folder is None:
             return torch.empty(self.buffer, self.d_in, dtype=self.dtype)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        probe(self.folder, size * self.dtype.itemsize)  # a full disk is found now, not by a crash in the mapping
         path = self.folder / f"buffer-{os.getpid()}-{id(self)}-{name}.tmp"
         space = torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(self.buffer, self.d_in)
         path.unlink()  # the mapping keeps it; nothing is left behind, whatever happens

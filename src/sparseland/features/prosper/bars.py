@@ -48,13 +48,13 @@ class Match:
         return int((self.errors < tolerance).sum())
 
 
-def bars(size: int = 5, *, height: float = 10.0, signed: bool = False, seed: int = 0) -> Array:
+def bar_components(size: int = 5, *, height: float = 10.0, signed: bool = False, seed: int = 0) -> Array:
     """W (2 size, size²): every row and every column of a picture as one component of ``height``.
 
     W[i] is row i, W[size + i] is column i. signed: half of the bars, drawn at random, are negative.
     Raises SparselandError where size < 1 or height is not a positive number.
 
-    >>> bars(2, height=1.0).tolist()
+    >>> bar_components(2, height=1.0).tolist()
     [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -105,7 +105,7 @@ def sample_bars(
     if n < 1 or noise < 0 or slab_std < 0:
         raise SparselandError(f"n >= 1, noise >= 0 and slab_std >= 0 are needed; got {n}, {noise} and {slab_std}")
     rng = np.random.default_rng(seed)
-    components = bars(size, height=height, signed=signed, seed=seed)
+    components = bar_components(size, height=height, signed=signed, seed=seed)
     states = rng.choice(np.asarray(values, dtype=np.float64), size=(n, 2 * size), p=chances)
     if mixing == "slab":
         states = states * rng.normal(slab_mean, slab_std, size=states.shape)

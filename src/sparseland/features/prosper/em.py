@@ -1,4 +1,4 @@
-"""One step of truncated EM: expectation in chunks of points, sums over chunks and processes, then the model's maximum."""
+"""One step of truncated EM: expectation in chunks of points, sums over chunks and processes, the model's maximum."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from . import parallel
 Parameters = dict[str, Tensor]
 CACHE = 1 << 20  # bytes of one chunk's table of states: about the second-level cache of one core
 MOST_ROWS = 4096
+NOTHING = -500.0  # a state is impossible where its log-probability is so far below the best one's
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Heat:
 
 @dataclass
 class Table:
-    """Posterior of one chunk. table: (n, 1 + singles + n_s), log-joints, later probabilities; columns are the null state,
-    the singletons of all latents (value by value), the states over each point's ``candidates`` (n, H'), ascending."""
+    """Posterior of one chunk. table: (n, 1 + singles + n_s), log-joints, later probabilities; columns are the null
+    state, the singletons of all latents (value by value), the states over each point's ``candidates`` (n, H'),
+    ascending."""
 
     table: Tensor
     candidates: Tensor
@@ -58,12 +60,12 @@ class Table:
 class Model(Protocol):
     """What the loop below needs of a model."""
 
+    def _obeys_cut(self) -> bool: ...
     def _prepare(self, parameters: Parameters, size: Truncation, heat: Heat) -> Any: ...
-    def _order(self, prepared: Any, Y: Tensor) -> Tensor | None: ...
-    def _row_bytes(self, prepared: Any) -> int: ...
+    def _split(self, prepared: Any, Y: Tensor, batch: int | None) -> Iterator[Tensor | slice]: ...
     def _joint(self, prepared: Any, Y: Tensor) -> Table: ...
     def _offset(self, prepared: Any, Y: Tensor) -> Tensor: ...
-    def _statistics(self, prepared: Any, Y: Tensor, posterior: Table) -> dict[str, Tensor]: ...
+    def _statistics(self, prepared: Any, Y: Tensor, posterior: Table, weight: Tensor) -> dict[str, Tensor]: ...
     def _maximise(self, prepared: Any, sums: dict[str, Tensor], points: int) -> Parameters: ...
     def _log_constant(self, prepared: Any) -> float: ...
     def _log_mass(self, prepared: Any) -> float: ...
@@ -71,36 +73,41 @@ class Model(Protocol):
 
 def normalise_(posterior: Table) -> Tensor:
     """Turn log-joints into probabilities in place; returns log Σ exp of every row, (n,)."""
-    table = posterior.table
-    top = table.amax(1, keepdim=True)
-    sums = table.sub_(top).exp_().sum(1, keepdim=True)
-    table.div_(sums)
+    top, sums = _exponentials_(posterior.table)
+    posterior.table.div_(sums)
     return (top + sums.log_()).squeeze(1)
 
 
+def _exponentials_(table: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(F − max F) in place; the maximum and the sum of every row, (n, 1)."""
+    top = table.amax(1, keepdim=True)
+    torch.threshold_(table.sub_(top), NOTHING, -math.inf)  # numbers near underflow are slow to work with
+    return top, table.exp_().sum(1, keepdim=True)
+
+
 def chunks(model: Model, prepared: Any, Y: Tensor, rows: Tensor | None, batch: int | None) -> Iterator[Tensor | slice]:
-    """Rows of Y chunk by chunk, as an index or a slice, in the order which the model prefers."""
-    size = batch or max(1, min(MOST_ROWS, CACHE // max(1, model._row_bytes(prepared))))
-    if rows is None:
-        yield from (slice(start, start + size) for start in range(0, len(Y), size))
-    else:
-        yield from rows.split(size)
+    """``rows`` of Y (None: all) chunk by chunk, as an index or a slice, as the model likes them."""
+    for part in model._split(prepared, Y if rows is None else Y[rows], batch):
+        yield part if rows is None else rows[part]
 
 
-def preferred(model: Model, prepared: Any, Y: Tensor, rows: Tensor | None) -> Tensor | None:
-    """``rows`` (None: all) in the model's order."""
-    order = model._order(prepared, Y if rows is None else Y[rows])
-    if order is None or rows is None:
-        return rows if order is None else order
-    return rows[order]
+def slices(number: int, row_bytes: int, batch: int | None) -> Iterator[slice]:
+    """Chunks of rows as they come; at least one, perhaps empty: every process has sums.
+
+    >>> list(slices(5, 1, batch=3))
+    [slice(0, 3, None), slice(3, 6, None)]
+    """
+    size = batch or max(1, min(MOST_ROWS, CACHE // max(1, row_bytes)))
+    yield from (slice(start, start + size) for start in range(0, max(1, number), size))
 
 
 def evidence(model: Model, prepared: Any, Y: Tensor, batch: int | None = None) -> Tensor:
     """log Σ_s exp F_n(s) of every point, (N,), without the constant that all points share."""
-    found = torch.empty(len(Y), dtype=Y.dtype, device=Y.device)
-    for rows in chunks(model, prepared, Y, preferred(model, prepared, Y, None), batch):
+    found = torch.empty(len(Y), dtype=torch.float64, device=Y.device)
+    for rows in chunks(model, prepared, Y, None, batch):
         y = Y[rows]
-        found[rows] = model._joint(prepared, y).table.logsumexp(1) + model._offset(prepared, y)
+        top, sums = _exponentials_(model._joint(prepared, y).table)
+        found[rows] = ((top + sums.log_()).squeeze(1) + model._offset(prepared, y)).double()
     return found
 
 
@@ -115,45 +122,58 @@ def em_step(
     number = torch.tensor(len(Y), device=Y.device)
     points = int(parallel.total(number))
     log_mass = model._log_mass(prepared)
+    cut = cut if model._obeys_cut() else 0.0
     keep = int(points * (1.0 + math.expm1(min(0.0, log_mass)) * cut)) if cut else points
     if keep < 1:
         raise SparselandError(
             f"the data cut leaves {keep} of {points} points: the prior puts {math.exp(log_mass):.3g} of its mass on at "
             f"most gamma causes and Ncut_factor is {cut:g}; raise gamma, or lower Ncut_factor or pi"
         )
-    rows = None
+    guess = -math.inf if keep == points else _guess(model, prepared, Y, keep / points)
+    sums, score = _accumulate(model, prepared, Y, None, guess, batch)
+    kept = score >= guess
     if keep < points:
-        score = evidence(model, prepared, Y, batch)
-        rows = (score >= parallel.gathered(score).topk(keep).values[-1]).nonzero().squeeze(1)
-    rows = preferred(model, prepared, Y, rows)
-    sums: dict[str, Tensor] = {}
-    wide = torch.float64
-    for index in chunks(model, prepared, Y, rows, batch):
-        y = Y[index]
-        posterior = model._joint(prepared, y)
-        found = normalise_(posterior)
-        part = model._statistics(prepared, y, posterior)
-        part["evidence"] = (found + model._offset(prepared, y)).sum()
-        part["points"] = torch.tensor(float(len(y)), dtype=wide, device=Y.device)
-        if sums:
-            for name, value in part.items():
-                sums[name] += value
-        else:
-            sums = {name: value.to(wide) for name, value in part.items()}
-    sums = _everywhere(model, prepared, Y, sums)
+        exact = score >= parallel.gathered(score).topk(keep).values[-1]
+        for rows, sign in ((exact & ~kept, 1.0), (kept & ~exact, -1.0)):  # the few on the wrong side of the guess
+            if bool(rows.any()):
+                part, _ = _accumulate(model, prepared, Y, rows.nonzero().squeeze(1), -math.inf, batch)
+                for name, value in part.items():
+                    sums[name] += sign * value
+        kept = exact
+    sums["evidence"] = score[kept].sum()
+    sums["points"] = kept.sum().double()
+    sums = parallel.totals(sums)
     used = int(sums.pop("points"))
     likelihood = float(sums.pop("evidence")) / used + model._log_constant(prepared) - log_mass
     return model._maximise(prepared, sums, used), likelihood, used
 
 
-def _everywhere(model: Model, prepared: Any, Y: Tensor, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums over all processes; one that kept no point takes part with zeros."""
-    if parallel.world() == 1:
-        return sums
-    if not sums:
-        y = Y.new_zeros(0, Y.shape[1])
+def _guess(model: Model, prepared: Any, Y: Tensor, share: float) -> float:
+    """Evidence above which about ``share`` of all points lie, from a sample of them: it saves a second pass."""
+    sample = evidence(model, prepared, Y[:: max(1, min(16, len(Y) // 64))])
+    found = parallel.gathered(sample).sort(descending=True).values
+    return float(found[min(len(found) - 1, int(share * len(found)))])
+
+
+def _accumulate(
+    model: Model, prepared: Any, Y: Tensor, rows: Tensor | None, above: float, batch: int | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Statistics of the ``rows`` (None: all) whose evidence is at least ``above``, and the evidence of all rows."""
+    sums: dict[str, Tensor] = {}
+    score = torch.full((len(Y),), -math.inf, dtype=torch.float64, device=Y.device)
+    index: Tensor | slice
+    for index in chunks(model, prepared, Y, rows, batch):
+        y = Y[index]
         posterior = model._joint(prepared, y)
-        sums = {name: value.double() for name, value in model._statistics(prepared, y, posterior).items()}
-        zero = torch.zeros((), dtype=torch.float64, device=Y.device)
-        sums |= {"evidence": zero, "points": zero.clone()}
-    return parallel.totals(sums)
+        found = (normalise_(posterior) + model._offset(prepared, y)).double()
+        weight = (found >= above).to(posterior.table)[:, None]  # (n, 1)
+        if above > -math.inf:
+            posterior.table.mul_(weight)
+        score[index] = found
+        part = model._statistics(prepared, y, posterior, weight)
+        if sums:
+            for name, value in part.items():
+                sums[name] += value
+        else:
+            sums = {name: value.double() for name, value in part.items()}
+    return sums, score

@@ -7,20 +7,23 @@ all states of all points cost one product (n, H' + P)·(H' + P, n_s), P = H'(H'+
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .em import Heat, Parameters, Table, Truncation
+from .em import Heat, Parameters, Table, Truncation, slices
 from .estimator import SparseCoding
+from .prior import binomial_mass
 from .states import States, enumerate_states
 
 
 @dataclass(frozen=True)
 class Linear:
-    """What one step computes once. values: φ ≠ 0; odds: (V,) log-prior of each value over that of zero (not annealed)."""
+    """What one step computes once. values: φ ≠ 0; odds: (V,) log-prior of each over that of zero (not annealed)."""
 
     parameters: Parameters
     size: Truncation
@@ -49,16 +52,24 @@ class LinearCoding(SparseCoding):
     sigma_from_new_W: bool
 
     # -------------------------------------------------------------------------------------------------- of each model
+    @abstractmethod
     def _nonzero(self) -> tuple[float, ...]:
-        raise TypeError(f"{type(self).__name__} is a base; use BSC, TSC or DSC")
+        """The values φ ≠ 0 of a latent."""
 
+    @abstractmethod
     def _odds(self, parameters: Parameters) -> Tensor:
         """(V,) log-prior of each non-zero value relative to zero."""
-        raise TypeError(f"{type(self).__name__} is a base; use BSC, TSC or DSC")
 
+    @abstractmethod
+    def _log_zero(self, parameters: Parameters) -> float:
+        """Log-prior of zero, of one latent."""
+
+    @abstractmethod
     def _new_pi(self, prepared: Linear, counts: Tensor, points: int) -> Tensor:
         """The prior's maximum from ⟨how often each non-zero value occurs⟩."""
-        raise TypeError(f"{type(self).__name__} is a base; use BSC, TSC or DSC")
+
+    def _choices(self) -> int:
+        return len(self._nonzero())
 
     # ---------------------------------------------------------------------------------------------------- expectation
     def _prepare(self, parameters: Parameters, size: Truncation, heat: Heat) -> Linear:
@@ -71,13 +82,11 @@ class LinearCoding(SparseCoding):
         quadratic = -scale * gram
         quadratic.diagonal().mul_(0.5)
         prior = states.counts @ (heat.prior * odds)
-        return Linear(
-            parameters, size, heat, values, odds, states, W, gram, norms, scale, quadratic.reshape(-1), prior
-        )
+        return Linear(parameters, size, heat, values, odds, states, W, gram, norms, scale, quadratic.reshape(-1), prior)
 
-    def _row_bytes(self, prepared: Linear) -> int:
+    def _split(self, prepared: Linear, Y: Tensor, batch: int | None) -> Iterator[slice]:
         wide = 1 + prepared.singles + len(prepared.states) + prepared.states.features.shape[1]
-        return wide * prepared.W.element_size()
+        return slices(len(Y), wide * prepared.W.element_size(), batch)
 
     def _centred(self, prepared: Linear, Y: Tensor) -> Tensor:
         mean = prepared.parameters.get("mu")
@@ -131,12 +140,13 @@ class LinearCoding(SparseCoding):
                 means.add_(q[:, 1 + place * H : 1 + (place + 1) * H], alpha=value)
         return means.scatter_add_(1, posterior.candidates, expected[:, :h]), expected
 
-    def _statistics(self, prepared: Linear, Y: Tensor, posterior: Table) -> dict[str, Tensor]:
+    def _statistics(self, prepared: Linear, Y: Tensor, posterior: Table, weight: Tensor) -> dict[str, Tensor]:
         H, h = prepared.size.components, prepared.size.candidates
         V, q = len(prepared.values), posterior.table
         means, expected = self._moments(prepared, posterior)
         pairs = expected[:, h:-V].double()
-        second = torch.bincount(posterior.carry.reshape(-1), pairs.reshape(-1), minlength=H * H).view(H, H)
+        second = torch.bincount(posterior.carry.reshape(-1), pairs.reshape(-1), minlength=H * H)
+        second = second.double().view(H, H)  # of nothing, bincount makes integers
         second = second + second.triu(1).T  # candidates ascend: only the upper half was filled
         counts = expected[:, -V:].double().sum(0)
         if prepared.singles:
@@ -144,7 +154,7 @@ class LinearCoding(SparseCoding):
             squares = torch.tensor(prepared.values, dtype=alone.dtype, device=alone.device).square()
             second.diagonal().add_(squares @ alone)
             counts = counts + alone.sum(1)
-        centred = self._centred(prepared, Y)
+        centred = self._centred(prepared, Y) * weight
         return {
             "s": means.double().sum(0),
             "sy": (means.T @ centred).double(),
@@ -183,13 +193,42 @@ class LinearCoding(SparseCoding):
         return self._superpose(prepared.parameters, self._means(prepared, posterior))
 
 
+class OnePi(LinearCoding):
+    """Linear models whose prior has one number, the probability that a latent is not zero."""
+
+    def _draw(self, parameters: Parameters, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        W, values = parameters["W"], torch.tensor(self._nonzero(), dtype=torch.float64)
+        shape = (n, len(W))
+        on = torch.rand(shape, generator=generator, dtype=torch.float64) < float(parameters["pi"])
+        S = (values[torch.randint(len(values), shape, generator=generator)] * on).to(W)
+        noise = torch.randn(n, W.shape[1], generator=generator, dtype=torch.float64).to(W)
+        return S, self._superpose(parameters, S) + parameters["sigma"] * noise
+
+    def _odds(self, parameters: Parameters) -> Tensor:
+        pi, number = parameters["pi"], len(self._nonzero())
+        return ((pi / number).log() - torch.log1p(-pi)).expand(number)
+
+    def _log_zero(self, parameters: Parameters) -> float:
+        return math.log1p(-float(parameters["pi"]))
+
+    def _log_mass(self, prepared: Linear) -> float:
+        size = prepared.size
+        return binomial_mass(size.components, size.gamma, float(prepared.parameters["pi"]))[0]
+
+    def _new_pi(self, prepared: Linear, counts: Tensor, points: int) -> Tensor:
+        size, pi = prepared.size, float(prepared.parameters["pi"])
+        log_a, log_b = binomial_mass(size.components, size.gamma, pi)
+        return pi * math.exp(log_a - log_b) * counts.sum() / points
+
+
 def solve(second: Tensor, first: Tensor) -> Tensor:
     """The least-squares solution X of ``second`` X = ``first``; second (H, H) symmetric, ≥ 0, perhaps singular."""
     factor, failed = torch.linalg.cholesky_ex(second)
     size = factor.diagonal().square()
     if not bool(failed) and bool(size.min() > 1e-10 * size.max()):
         return torch.cholesky_solve(first, factor)
-    return torch.linalg.pinv(second, hermitian=True) @ first
+    least: Tensor = torch.linalg.pinv(second, hermitian=True) @ first
+    return least
 
 
 def _residual(W: Tensor, sums: dict[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 NAMES = ("x", "y", "width", "length", "angle", "frequency")
 
 
-def patches(
+def cut_patches(
     images: Sequence[object],
     size: int = 12,
     n: int = 20_000,
@@ -32,7 +32,7 @@ def patches(
     numbers, or smaller than a patch.
 
     >>> image = np.arange(100.0).reshape(10, 10)
-    >>> cut = patches([image], size=3, n=5)
+    >>> cut = cut_patches([image], size=3, n=5)
     >>> cut.shape, bool(np.allclose(cut.mean(1), 0)), bool(np.allclose(cut[:, 1] - cut[:, 0], 1))
     ((5, 9), True, True)
     """
@@ -165,7 +165,7 @@ class GaborFit:
         return good if size is None else np.logical_and(good, self.parameters[:, 2:4].min(1) < size / 2)
 
 
-def gabor_fit(components: object, size: int, *, steps: int = 60, starts: int = 4) -> GaborFit:
+def gabor_fit(components: object, size: int, *, steps: int = 40, starts: int = 4) -> GaborFit:
     """Fit g(u, v) = exp(-u²/2a² - v²/2b²)(A cos 2πfu + B sin 2πfu) to every filter, (u, v) turned by the angle.
 
     components: (H, size²). A and B are solved for, the six others by damped Gauss-Newton from ``starts`` peaks of the
@@ -237,9 +237,11 @@ def _basis(p: Tensor, size: int) -> Tensor:
 
 def _project(basis: Tensor, w: Tensor) -> Tensor:
     """The least-squares mix of the two columns, (H, D)."""
-    gram = basis.mT @ basis + 1e-10 * torch.eye(2, dtype=basis.dtype)
-    mixed: Tensor = basis @ torch.linalg.solve(gram, basis.mT @ w[:, :, None])
-    return mixed[:, :, 0]
+    one, two = basis.unbind(2)
+    a, b, c = (one * one).sum(1) + 1e-10, (one * two).sum(1), (two * two).sum(1) + 1e-10
+    u, v = (one * w).sum(1), (two * w).sum(1)
+    scale = 1 / (a * c - b * b)
+    return ((c * u - b * v) * scale)[:, None] * one + ((a * v - b * u) * scale)[:, None] * two
 
 
 def _gauss_newton(p: Tensor, w: Tensor, size: int, steps: int) -> tuple[Tensor, Tensor]:
@@ -251,20 +253,19 @@ def _gauss_newton(p: Tensor, w: Tensor, size: int, steps: int) -> tuple[Tensor, 
     going = torch.arange(len(p))  # filters that still improve
     for _ in range(steps):
         q, goal = p[going], w[going]
-        columns = []  # rows do not depend on each other: one sweep per parameter gives all their Jacobians
-        for i in range(p.shape[1]):
+        here, columns = _project(_basis(q, size), goal), []
+        for i in range(p.shape[1]):  # filters do not depend on each other: a sweep per parameter gives all Jacobians
             step = torch.zeros_like(q)
             step[:, i] = 1e-6
-            columns.append((_project(_basis(q - step, size), goal) - _project(_basis(q + step, size), goal)) / 2e-6)
-        jacobian = torch.stack(columns, 2)
-        error = goal - _project(_basis(q, size), goal)
+            columns.append((here - _project(_basis(q + step, size), goal)) / 1e-6)
+        jacobian, error = torch.stack(columns, 2), goal - here
         normal = jacobian.mT @ jacobian
         scale = damping[going, None, None] * torch.diag_embed(normal.diagonal(dim1=1, dim2=2) + 1e-9)
         move = torch.linalg.solve(normal + scale, jacobian.mT @ error[:, :, None])[:, :, 0]
         tried = (q - move.nan_to_num(0.0)).clamp(lowest, highest)
         new = ((goal - _project(_basis(tried, size), goal)) ** 2).sum(1)
         good = new < loss[going]
-        done = (good & (new > loss[going] * (1 - 1e-6))) | (damping[going] > 1e6) | (new < 1e-12)
+        done = (good & (new > loss[going] * (1 - 1e-5))) | (damping[going] > 1e6) | (new < 1e-12)
         p[going[good]], loss[going[good]] = tried[good], new[good]
         damping[going] = torch.where(good, damping[going] / 3, damping[going] * 4).clamp_min(1e-9)
         going = going[~done]

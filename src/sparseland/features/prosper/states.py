@@ -1,4 +1,4 @@
-"""The states that a truncated posterior looks at: supports first, then values, so that nothing is made to be thrown away."""
+"""The states that a truncated posterior looks at: supports first, then values, so that none is made in vain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class States:
     """States over H' candidates, and the monomials of their entries that every linear model needs.
 
     values: (n_s, H'). counts: (n_s, V), how often each non-zero value occurs. rows, columns: (P,), the pairs i ≤ j.
-    features: (n_s, H' + P + V): values, products s_i s_j, counts; one matrix product with the posterior gives all moments.
+    features: (n_s, H' + P + V): values, products s_i s_j, counts; one product with the posterior gives all moments.
     """
 
     values: Tensor
@@ -27,6 +27,7 @@ class States:
     rows: Tensor
     columns: Tensor
     features: Tensor
+    fewest: int = 2
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -38,14 +39,13 @@ class States:
 
     def to(self, like: Tensor) -> States:
         """The same states with the dtype and on the device of ``like``."""
-        move = {"device": like.device, "dtype": like.dtype}
-        index = {"device": like.device}
         return States(
-            self.values.to(**move),
-            self.counts.to(**move),
-            self.rows.to(**index),
-            self.columns.to(**index),
-            self.features.to(**move),
+            self.values.to(like),
+            self.counts.to(like),
+            self.rows.to(like.device),
+            self.columns.to(like.device),
+            self.features.to(like),
+            self.fewest,
         )
 
 
@@ -60,9 +60,7 @@ def count_states(candidates: int, gamma: int, choices: int = 1, fewest: int = 2)
     return sum(math.comb(candidates, g) * choices**g for g in range(fewest, gamma + 1))
 
 
-def enumerate_states(
-    candidates: int, gamma: int, values: tuple[float, ...] = (1.0,), fewest: int = 2
-) -> States:
+def enumerate_states(candidates: int, gamma: int, values: tuple[float, ...] = (1.0,), fewest: int = 2) -> States:
     r"""All $s \in (\{0\} \cup \Phi)^{H'}$ with ``fewest`` ≤ $|s|_0$ ≤ γ, ordered by $|s|_0$, then support, then values.
 
     candidates: H' ≥ γ. values: the non-zero values Φ. Cached, so do not write into the result.
@@ -102,4 +100,4 @@ def _enumerate(candidates: int, gamma: int, values: tuple[float, ...], fewest: i
     counts = torch.cat(chosen).double() if chosen else torch.zeros(0, len(values), dtype=torch.float64)
     rows, columns = torch.triu_indices(candidates, candidates)
     features = torch.cat([table, table[:, rows] * table[:, columns], counts], 1)
-    return States(table, counts, rows, columns, features)
+    return States(table, counts, rows, columns, features, fewest)

@@ -17,6 +17,7 @@ from .codes import Codes, offsets_of
 
 PIECE = 1 << 21  # scores of one piece: 8 MB of float32, so that they stay in the cache between product and choice
 Score = Callable[[Tensor, slice], Tensor]  # (codes of a piece of tokens, which tokens) -> what is ranked
+Held = tuple[Tensor, Tensor, Tensor, Tensor]  # tokens, features, scores, values
 
 
 def pieces(tokens: int, width: int) -> Iterator[slice]:
@@ -90,24 +91,40 @@ def per_group(scores: Scores, k: int) -> Codes:
 def over_batch(scores: Scores, total: int) -> Codes:
     """The ``total`` best of the whole batch; ties go to the first token, then to the first feature.
 
-    A bound rises while the pieces pass: the total-th best so far can only be beaten. What lies below is dropped at once.
+    A bound rises while the pieces pass: the total-th best so far can only be beaten; what lies below is dropped.
+    It starts at a guess from a few tokens of the first piece. If that was too high, all is done again from zero.
     """
-    bound = 0.0
-    held: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # tokens, features, scores, values
-    count = 0
-    for part, table, bias in scores:
-        rows, columns, found = above(table, bound, bias)
-        held.append((rows + part.start, columns, found, scores.values(rows, columns, found)))
-        count += found.numel()
-        if count > 2 * total:
-            held, bound = [_best(held, total)], 0.0
-            count = total
-            bound = float(held[0][2].min())  # later entries that only equal it lose the tie
+    held, count = _gathered(scores, total, guess=True)
+    if count < total:
+        held, count = _gathered(scores, total, guess=False)
     tokens, features, _, values = _best(held, total) if count > total else _joined(held)
     return Codes(offsets_of(tokens, scores.x.shape[0]), features, values, scores.width)
 
 
-Held = tuple[Tensor, Tensor, Tensor, Tensor]
+def _gathered(scores: Scores, total: int, guess: bool) -> tuple[list[Held], int]:
+    """Entries above the rising bound, and how many."""
+    bound, count = 0.0, 0
+    held: list[Held] = []
+    for part, table, bias in scores:
+        if guess and not held:
+            bound = _guess(table, bias, total / (scores.x.shape[0] * scores.width))
+        rows, columns, found = above(table, bound, bias)
+        held.append((rows + part.start, columns, found, scores.values(rows, columns, found)))
+        count += found.numel()
+        if count > 3 * total:
+            held, count = [_best(held, total)], total
+            bound = float(held[0][2].min())  # later entries that only equal it lose the tie
+    return held, count
+
+
+def _guess(table: Tensor, bias: Tensor | None, share: float) -> float:
+    """A positive value that about twice that share of the entries exceeds, from up to 16 tokens; 0 if there is none."""
+    few = table[:: max(table.shape[0] // 16, 1)]
+    sample = (few if bias is None else few + bias).reshape(-1)
+    rank = int(sample.numel() * min(2 * share, 1.0)) + 8
+    if rank >= sample.numel():
+        return 0.0
+    return max(float(torch.kthvalue(sample, sample.numel() - rank + 1).values), 0.0)
 
 
 def _joined(held: list[Held]) -> Held:

@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "grad_norm": ("none", "batch_rms", "token_l2"),
     "normalize": ("none", "layer_norm", "expected_l2", "token_rms"),
     "aux": ("none", "aux_k", "aux_zipf"),
+    "budget": ("zipf", "density"),
     "dtype": ("float32", "float64", "bfloat16"),
 }
 ALIASES = {"mutual": "batchtopk", "mc": "batchtopk", "fc": "mutual_then_feature"}
@@ -50,7 +51,7 @@ class SAEConfig:
         l1_coefficient: times mean sum(|f|) in units of the data's size (relu, gated). l0_coefficient: times mean L0
             (jumprelu). bandwidth: of the jump's pseudo-derivative, in units of the codes. threshold_init: jumps at
             the start.
-        select: what is ranked. ``activation``: the code z. ``gradient`` and ``self``: z (1 + beta |W_dec g|), with g the
+        select: what is ranked. ``activation``: the code z. ``gradient`` and ``self``: z (1 + beta |W_dec g|), g the
             gradient handed to `forward` (of the loss, or of one without labels). beta >= 0; grad_norm: g as it is,
             over its batch's root mean square, or over each token's norm.
         normalize: of the input: none, per token to mean 0 and deviation 1, scaled to an expected norm of sqrt(d_in),
@@ -60,6 +61,8 @@ class SAEConfig:
             share of the density the Zipf curve expects. dead_window: tokens without firing until a feature is dead.
         multi_topk: weight of a second reconstruction with 4 k codes; 0 = none (topk and batchtopk).
         stage_split: share of the steps before feature choice begins. refit_every: steps between fits of the budgets.
+        budget: of a feature under feature choice: ``zipf``, the fitted curve at its rank, or ``density``, its own
+            running density (a curve's cap starves features that nearly every token needs).
         zipf: (s, b) of budgets m_r ~ (r + b)^-s for ``feature`` before the first fit.
         density_decay, threshold_decay: of the running means.
         tied_init: W_enc starts as W_dec transposed. apply_b_dec_to_input: b_dec is taken off the input first.
@@ -80,7 +83,7 @@ class SAEConfig:
     d_sae: int
     activation: str = "topk"
     k: int = 32
-    l1_coefficient: float = 0.02
+    l1_coefficient: float = 0.1
     l0_coefficient: float = 1e-3
     bandwidth: float = 0.05
     threshold_init: float = 0.01
@@ -96,6 +99,7 @@ class SAEConfig:
     multi_topk: float = 0.0
     stage_split: float = 0.7
     refit_every: int = 1000
+    budget: str = "zipf"
     zipf: tuple[float, float] = (1.0, 20.0)
     density_decay: float = 0.99
     threshold_decay: float = 0.99
@@ -115,7 +119,7 @@ class SAEConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SparselandError(f"{name} is a whole number from 1; got {value!r}")
-        if self.k_aux is not None and not 1 <= self.k_aux:
+        if self.k_aux is not None and not self.k_aux >= 1:
             raise SparselandError(f"k_aux is a whole number from 1, or None for d_in // 2; got {self.k_aux!r}")
         if self.rule is not None and self.k > self.d_sae:
             raise InfeasibleBudget(

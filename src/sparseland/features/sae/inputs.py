@@ -40,8 +40,8 @@ def normalise(x: Tensor, kind: str, expected: Tensor) -> Normalised:
         scale = x.square().mean(1, keepdim=True).sqrt().clamp(min=SMALL)
         return Normalised(x / scale, zero, scale)
     centre = x.mean(1, keepdim=True)
-    scale = (x - centre).square().mean(1, keepdim=True).sqrt().clamp(min=SMALL)
-    return Normalised((x - centre) / scale, centre, scale)
+    scale = (x - centre).std(1, keepdim=True)  # unbiased, and 1e-5 only on the way in: as SAELens does
+    return Normalised((x - centre) / (scale + 1e-5), centre, scale)
 
 
 def check_input(x: Tensor, d_in: int) -> Tensor:
@@ -90,7 +90,8 @@ def scaled_gradient(gradient: Tensor, kind: str) -> Tensor:
     tiny = torch.finfo(gradient.dtype).tiny
     if kind == "batch_rms":
         return gradient / gradient.square().mean().sqrt().clamp(min=tiny)
-    return gradient / gradient.norm(dim=1, keepdim=True).clamp(min=tiny)
+    norms: Tensor = gradient.norm(dim=1, keepdim=True)
+    return gradient / norms.clamp(min=tiny)
 
 
 def geometric_median(x: Tensor, steps: int = 100, tolerance: float = 1e-5) -> Tensor:
@@ -102,7 +103,7 @@ def geometric_median(x: Tensor, steps: int = 100, tolerance: float = 1e-5) -> Te
     guess = x.mean(0)
     for _ in range(steps):
         weight = 1 / (x - guess).norm(dim=1, keepdim=True).clamp(min=1e-8)
-        new = (weight * x).sum(0) / weight.sum()
+        new: Tensor = (weight * x).sum(0) / weight.sum()
         if float((new - guess).norm()) <= tolerance * float(new.norm().clamp(min=1e-8)):
             return new
         guess = new

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: one encoder, one decoder, and an activation that is an allocation over (tokens x features)."""
+"""The sparse autoencoder: one encoder, one decoder, and an activation that allocates over (tokens x features)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import InfeasibleBudget, SparselandError, nearest
+from ...core.errors import SparselandError, nearest
 from ...kernels.sparse_code import Decode, Encode
 from . import choose
 from .codes import Codes
-from .config import NotCalibrated, SAEConfig
-from .density import Zipf, budgets, ranks, steadied
+from .config import SAEConfig
 from .inputs import Normalised, check_gradient, check_input, geometric_median, normalise, scaled_gradient
 from .losses import Jump, Step, second_chance, unexplained, variation
+from .tracking import Tracked
 
 MODES = ("batch", "threshold")
 
@@ -46,7 +46,7 @@ class Output:
         return self.codes.features
 
 
-class SparseAutoencoder(nn.Module):
+class SparseAutoencoder(Tracked):
     """x_hat = W_dec^T f + b_dec, f = S * ReLU(W_enc^T (x - b_dec) + b_enc), S chosen under a budget.
 
     Parameters:
@@ -69,10 +69,7 @@ class SparseAutoencoder(nn.Module):
     """
 
     def __init__(self, config: SAEConfig) -> None:
-        super().__init__()
-        if not isinstance(config, SAEConfig):
-            raise TypeError(f"config is a SAEConfig, not {type(config).__name__}")
-        self.config, self.k_now = config, config.k
+        super().__init__(config)
         d, width, dtype = config.d_in, config.d_sae, config.torch_dtype
         generator = torch.Generator().manual_seed(config.seed)
         decoder = torch.randn(width, d, generator=generator)
@@ -88,31 +85,6 @@ class SparseAutoencoder(nn.Module):
         if config.activation == "gated":
             self.r_mag = nn.Parameter(torch.zeros(width, dtype=dtype))
             self.b_mag = nn.Parameter(torch.zeros(width, dtype=dtype))
-        shape = (width,) if config.activation in ("feature", "mutual_then_feature") else ()
-        self.register_buffer("threshold", torch.full(shape, -1.0))
-        self.register_buffer("density", torch.zeros(width))
-        self.register_buffer("since_fired", torch.zeros(width, dtype=torch.int64))
-        self.register_buffer("rank", torch.arange(width))
-        self.register_buffer("zipf", torch.tensor([0.0, *config.zipf, 0.0], dtype=torch.float64))
-        self.register_buffer("expected", torch.ones(()))
-        for name in ("tokens_seen", "observed", "batch_seen"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
-        self.register_buffer("fitted", torch.tensor(False))
-        self.register_buffer("feature_stage", torch.tensor(config.activation == "feature"))
-        self._counts: tuple[tuple[int, int], Tensor] | None = None
-
-    # buffers, for the type checker
-    threshold: Tensor
-    density: Tensor
-    since_fired: Tensor
-    rank: Tensor
-    zipf: Tensor
-    expected: Tensor
-    tokens_seen: Tensor
-    observed: Tensor
-    batch_seen: Tensor
-    fitted: Tensor
-    feature_stage: Tensor
 
     # ------------------------------------------------------------------------------------------------------ in and out
     def forward(self, x: Tensor, gradient: Tensor | None = None, *, mode: str = "batch") -> Output:
@@ -121,6 +93,10 @@ class SparseAutoencoder(nn.Module):
         if self.config.rule is None:
             codes, y, losses = self._dense_pass(normal.x)
         else:
+            if gradient is None and self.config.select != "activation" and self.training:
+                raise SparselandError(
+                    f"select={self.config.select!r} ranks by a gradient, and none was given: hand over (x, g)"
+                )
             g = self._gradient(gradient, x, normal, mode)
             codes = self._codes(normal.x, g, mode)
             y = self._decoded(codes)
@@ -191,7 +167,7 @@ class SparseAutoencoder(nn.Module):
         shift = self._shift()
         with torch.no_grad():
             chosen = self._chosen((x - shift).contiguous(), g, mode, k or self.k_now)
-        if chosen.values.numel() == 0:
+        if chosen.values.numel() == 0 and x.shape[0] > 1:
             warnings.warn(f"no feature is active for any of {x.shape[0]} tokens: all affinities are <= 0", stacklevel=3)
         if not torch.is_grad_enabled():
             return chosen
@@ -226,8 +202,6 @@ class SparseAutoencoder(nn.Module):
         """g in the normalised units, where selection wants one."""
         if mode not in MODES:
             raise SparselandError(f"mode={mode!r}: {nearest(mode, MODES)}")
-        if gradient is None and self.config.select != "activation" and self.training:
-            raise SparselandError(f"select={self.config.select!r} ranks by a gradient, and none was given: hand over (x, g)")
         if gradient is None:
             return None
         g = check_gradient(gradient, x)
@@ -247,8 +221,8 @@ class SparseAutoencoder(nn.Module):
             )
         if not self.training and tokens < int(self.batch_seen):
             warnings.warn(
-                f"{tokens} tokens share a budget that was trained on batches of {int(self.batch_seen)}; codes depend on "
-                "the batch, use mode='threshold' or batches of that size",
+                f"{tokens} tokens share a budget that was trained on batches of {int(self.batch_seen)}; codes depend "
+                "on the batch, use mode='threshold' or batches of that size",
                 stacklevel=4,
             )
 
@@ -291,102 +265,16 @@ class SparseAutoencoder(nn.Module):
         k = min(self.config.aux_features, features.numel())
         rows = self.W_enc.t()
         found = second_chance(
-            x - self._shift().detach(), (x - y).detach(), rows, self.b_enc, self.W_dec, features, k, want[features].to(x.dtype)
+            x - self._shift().detach(),
+            (x - y).detach(),
+            rows,
+            self.b_enc,
+            self.W_dec,
+            features,
+            k,
+            want[features].to(x.dtype),
         )
         return self.config.aux_coefficient * min(1.0, features.numel() / self.config.aux_features) * found
-
-    # ----------------------------------------------------------------------------------- what was seen, and what follows
-    @property
-    def current_rule(self) -> str | None:
-        """The rule in force: that of the configuration, and ``feature`` once that stage has begun."""
-        return "feature" if bool(self.feature_stage) else self.config.rule
-
-    @property
-    def densities(self) -> Tensor:
-        """(F,) running share of tokens each feature is active for, without the bias of its start at zero."""
-        steps = int(self.observed)
-        return self.density / (1 - self.config.density_decay**steps) if steps else self.density
-
-    @property
-    def dead(self) -> Tensor:
-        """(F,) bool: not fired for ``dead_window`` tokens."""
-        return self.since_fired >= self.config.dead_window
-
-    def shortfall(self) -> Tensor:
-        """(F,) in [0, 1]: how much each feature deserves a second chance.
-
-        aux_k: 1 for dead ones. aux_zipf: max(0, 1 - density / (underused * p)), p the Zipf density at its rank.
-        """
-        dead = self.dead.to(torch.float32)
-        if self.config.aux != "aux_zipf" or not bool(self.fitted):
-            return dead
-        expected = Zipf(*self.zipf.tolist()).density(self.config.d_sae).to(self.density.device)
-        expected = expected[ranks(self.densities)].clamp(min=1 / self.config.dead_window).float()
-        short = (1 - self.densities / (self.config.underused * expected)).clamp(min=0)
-        return torch.maximum(short, dead)
-
-    def calibrated(self) -> Tensor:
-        """The thresholds; features that never fired get infinity.
-
-        Raises:
-            NotCalibrated: training has not set any yet.
-        """
-        if not bool((self.threshold >= 0).any()):
-            raise NotCalibrated(
-                f"the threshold of {self.config.activation} is not calibrated (it is {float(self.threshold.max()):g}); "
-                "train some steps, or call observe_ on codes of batches"
-            )
-        return self.threshold.masked_fill(self.threshold < 0, torch.inf)
-
-    def counts(self, tokens: int, k: int | None = None) -> Tensor:
-        """(F,) int64: tokens m_i that each feature may have in a batch of that size; they add up to k * tokens."""
-        k = k or self.k_now
-        if k > self.config.d_sae:
-            raise InfeasibleBudget(f"k={k} codes a token were asked of {self.config.d_sae} features")
-        if self._counts is None or self._counts[0] != (tokens, k):
-            self._counts = ((tokens, k), budgets(Zipf(*self.zipf.tolist()), self.rank, k, tokens))
-        return self._counts[1]
-
-    @torch.no_grad()
-    def observe_(self, codes: Codes) -> None:
-        """Take note of a batch's codes: densities, tokens since each feature fired, thresholds."""
-        tokens, c = codes.offsets.numel() - 1, self.config
-        fired = codes.fired()
-        self.tokens_seen += tokens
-        self.observed += 1
-        self.batch_seen.fill_(tokens)
-        self.density.lerp_(fired.to(self.density.dtype) / tokens, 1 - c.density_decay)
-        self.since_fired += tokens
-        self.since_fired[fired > 0] = 0
-        if self.current_rule == "mutual" and codes.values.numel():
-            least = codes.values.detach().min().to(self.threshold.dtype).expand(self.threshold.shape)
-        elif self.current_rule == "feature":
-            least = torch.full_like(self.threshold, torch.inf)
-            least.scatter_reduce_(0, codes.features, codes.values.detach().to(least.dtype), "amin")
-        else:
-            return
-        moved = torch.where(self.threshold < 0, least, self.threshold.lerp(least, 1 - c.threshold_decay))
-        self.threshold.copy_(torch.where(torch.isfinite(least), moved, self.threshold))
-
-    def refit_(self) -> Zipf:
-        """Fit the Zipf curve to the densities seen, and rank features by them (with hysteresis after the first time)."""
-        seen = self.densities
-        curve = Zipf.fit(seen)
-        self.zipf.copy_(torch.tensor([curve.c, curve.s, curve.b, curve.r2], dtype=torch.float64))
-        new = ranks(seen)
-        self.rank.copy_(steadied(self.rank, new) if bool(self.feature_stage) and bool(self.fitted) else new)
-        self.fitted.fill_(True)
-        self._counts = None
-        return curve
-
-    def begin_feature_stage_(self) -> Zipf:
-        """From mutual to feature choice: budgets from the densities seen so far; thresholds are learned anew."""
-        if self.config.activation != "mutual_then_feature":
-            raise SparselandError(f"only mutual_then_feature has a second stage, not {self.config.activation}")
-        curve = self.refit_()
-        self.feature_stage.fill_(True)
-        self.threshold.fill_(-1.0)
-        return curve
 
     @torch.no_grad()
     def initialise_(self, x: Tensor) -> None:
