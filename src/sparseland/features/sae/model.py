@@ -50,11 +50,13 @@ class SparseAutoencoder(Tracked):
     """x_hat = W_dec^T f + b_dec, f = S * ReLU(W_enc^T (x - b_dec) + b_enc), S chosen under a budget.
 
     Parameters:
-        config: a `SAEConfig`. W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in) with rows of norm 1, b_dec
-        (d_in,): SAELens' names and shapes. W_enc is held feature by feature in memory (its transpose is contiguous),
-        so that the few active features are read and written in whole rows.
-        Buffers: ``threshold``, ``since_fired`` (tokens), ``tokens_seen``, running densities and the Zipf fit.
-        With several processes each spends k * (its own batch); budgets are not exchanged between ranks.
+        config: a `SAEConfig`.
+
+    Weights have SAELens' names and shapes: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in) with rows of norm
+    1, b_dec (d_in,). W_enc is held feature by feature in memory (its transpose is contiguous), so that the few active
+    features are read and written in whole rows. Buffers are ``threshold``, ``since_fired`` (tokens), ``tokens_seen``,
+    running densities and the Zipf fit. With several processes each spends k * (its own batch); budgets are not
+    exchanged between ranks.
 
     Raises:
         SparselandError: activations of another width, a batch of one token where codes depend on the batch.
@@ -115,7 +117,7 @@ class SparseAutoencoder(Tracked):
 
         Parameters:
             mode: ``batch`` spends the budget on this batch; ``threshold`` uses calibrated thresholds, so that no token
-            depends on another (the same as batch for topk, groupmax, relu, jumprelu and gated).
+                depends on another (the same as batch for topk, groupmax, relu, jumprelu and gated).
             gradient: g, of x's shape; with select="gradient" or "self" in batch mode.
         """
         tokens = check_input(x, self.config.d_in).to(self.W_dec.dtype)

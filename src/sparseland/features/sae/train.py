@@ -85,8 +85,9 @@ def train(
         lr: None is 2e-4 sqrt(2^14 / F). warmup: steps, None is 1,000 or a tenth of the run. decay: last share, linear.
         k_start, k_anneal: k falls linearly to the configured k over so many steps (or share of the run, below 1).
         initialise: b_dec at the geometric median (and the expected norm) of the first tokens.
-        out: folder for checkpoints and, at the end, the SAELens files. resume: "auto" goes on where a checkpoint is,
-        True demands one, False refuses to overwrite one. callback(step, sae, record) at each record.
+        out: folder for checkpoints and, at the end, the SAELens files.
+        resume: "auto" goes on where a checkpoint is, True demands one, False refuses to overwrite one.
+        callback: called as callback(step, sae, record) at each record.
 
     Raises:
         SparselandError: the stream's width differs or changes, or it ends early. ScoreError: the loss is not finite.
