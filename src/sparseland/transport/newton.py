@@ -67,7 +67,8 @@ def sns(
 
     Args:
         problem: one or a batch; computed in float64 whatever its dtype.
-        reg: positive, in units of M (POT's ``reg``). eta: 1 / reg, in its place (the paper's; there 1200 with M in [0, 1]).
+        reg: positive, in units of M (POT's ``reg``).
+        eta: 1 / reg, in its place (the paper's; there 1200 with M in [0, 1]).
         warmup: Sinkhorn steps before the first Newton step (the paper's N1: 20; 700 for L1 costs), or "auto": until
             the error is below 0.1 and five steps gain less than a factor of ten.
         rule: which entries of P the Hessian keeps: "mass" drops the smallest while their sum is <= nu times the

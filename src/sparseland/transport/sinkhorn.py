@@ -27,7 +27,8 @@ def sinkhorn(
 
     Args:
         problem: one or a batch; float32 is computed in float64 and given back in float32.
-        reg: positive, in units of M (POT's ``reg``). eta: 1 / reg, in its place.
+        reg: positive, in units of M (POT's ``reg``).
+        eta: 1 / reg, in its place.
         tol: |P 1 - a|_1 + |P^T 1 - b|_1, relative to the total mass. max_iter: steps (both potentials are one step).
         drop_zero: leave out points without mass (their potential is -inf); without it they are refused.
         sparse: the plan as a COO tensor of the entries >= 0.01 tol / (n m) of the mass.
