@@ -17,7 +17,6 @@ from sparseland.train import Diverged, TrainConfig, Trainer, evaluation, run
 from sparseland.train.checkpoint import read_weights
 from sparseland.train.journal import Journal
 from sparseland.train.processes import Processes
-from sparseland.weights import Trainer as TrainerProtocol
 from sparseland.zoo import load_weights
 
 Tiny = Callable[..., TrainConfig]
@@ -387,26 +386,3 @@ def test_models_of_transformers_train(tmp_path: Path, tiny: Tiny) -> None:
     assert result["sparsity"] == pytest.approx(0.8, abs=1e-3)
     assert result["history"][1]["loss"] < result["history"][0]["loss"]
     assert result["flops"]["inference"] > 4 * 5**2 * 16  # five tokens attend to each other, whatever the mask
-
-
-def test_trainer_is_a_trainer(tiny: Tiny) -> None:
-    trainer = Trainer(tiny())
-    assert isinstance(trainer, TrainerProtocol)
-    start = trainer.state()
-    copy = trainer.clone()
-    copy.fit(stop=3)
-    assert all(torch.equal(a, b) for a, b in zip(start.values(), trainer.state().values(), strict=True))
-    trainer.load(copy.state())
-    assert trainer.evaluate() == copy.evaluate()
-    with pytest.raises(ScheduleError, match="possible: 0"):
-        trainer.fit(stop=29)
-    with pytest.raises(SparselandError, match="train, validation, test"):
-        trainer.evaluate("tests")
-
-
-def test_two_halves_of_a_schedule_see_its_rates_and_batches(tiny: Tiny) -> None:
-    """SGD without momentum has no memory: fit(0, 10) and fit(10, 28) are the whole, bit for bit."""
-    whole, halves = (Trainer(tiny(momentum=0.0)) for _ in range(2))
-    whole.fit()
-    assert (halves.fit(stop=10)["steps"], halves.fit(start=10)["steps"]) == (10, 18)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state().values(), halves.state().values(), strict=True))
