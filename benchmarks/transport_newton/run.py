@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ CLAIM = (
 OURS = ("ours, sns", "ours, sinkhorn")
 THEIRS = {"pot": "pot", "ott": "ott", "ott, momentum": "ott", "regot ssns": "regot", "regot splr": "regot"}
 SLOWEST = 20.0  # seconds: a solver that took longer is not asked for the next size
+PATIENCE = 60.0  # seconds for one answer; who needs more is stopped, and not asked again
 TIMES = 3  # how often the quick ones run on each problem
 
 
@@ -51,6 +53,10 @@ class Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             print(json.dumps(message), file=self.process.stdin, flush=True)
+            ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
+            if not ready:
+                self.process.kill()
+                return {"failed": f"took longer than {PATIENCE:g} seconds"}
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
