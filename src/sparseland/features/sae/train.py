@@ -107,8 +107,7 @@ def train(
     total = _steps(steps, tokens, size)
     plan = _plan(sae, total, lr, warmup, decay, k_start, k_anneal)
     optimizer = Adam(sae, betas, eps)
-    folder = Path(out) if out is not None else None
-    run = _Run(sae, optimizer, supply, plan, folder)
+    run = _Run(sae, optimizer, supply, plan, None if out is None else Path(out))
     run.resume(resume)
     if run.step == 0 and initialise:
         sae.initialise_(run.sample())
