@@ -33,6 +33,8 @@ class SparseCoding(Manners, ABC):
         dtype: "float64" or "float32". checkpoint: a file; written every ``checkpoint_every`` steps, resumed from.
         random_state: None, an integer or a NumPy generator. verbose: 0 silent, 1 a progress bar or ten lines.
 
+    Every model names these settings again in its own ``__init__``: scikit-learn reads them from that signature.
+
     After `fit`: ``components_`` (H, D), ``pi_``, ``sigma_``, ``mean_`` (D,), ``log_likelihood_`` per point at T = 1,
     ``log_likelihoods_`` (of the parameters each step began with, at its temperature), ``n_iter_``, ``n_features_in_``,
     ``params_`` (tensors). Arrays are NumPy's, or tensors on the data's device where the data were a tensor.
