@@ -7,6 +7,7 @@ Groups are the inputs of a linear layer (columns) and the filters of a convoluti
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -42,20 +43,20 @@ def whole_groups(order: Tensor, weight: Tensor) -> Tensor:
     return along(rank, weight) + 0.5 * weight.abs() / weight.abs().max().clamp_min(1e-12)
 
 
-class Arm:
+class Arm(ABC):
     """A baseline on one net: `penalty` is added to the loss, `finish_` makes plain layers again and says the scores."""
 
     def __init__(self, net: nn.Module, images: int) -> None:
         self.net, self.images = net, images
         self.layers: dict[str, Any] = {n: t.module for n, t in eligible(net).items()}
 
+    @abstractmethod
     def penalty(self, share: float) -> Tensor:
         """What is added to the mean loss of a batch; ``share``: of the ramp, in [0, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish_(self) -> dict[str, Tensor]:
         """Plain layers; {weight: scores}, higher = keep."""
-        raise NotImplementedError
 
 
 class GroupLasso(Arm):
