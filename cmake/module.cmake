@@ -13,7 +13,9 @@ find_package(nanobind CONFIG REQUIRED)
 
 nanobind_add_module(_native NB_STATIC STABLE_ABI NOMINSIZE
   ${PROJECT_SOURCE_DIR}/cpp/module.cc
+  ${PROJECT_SOURCE_DIR}/cpp/ops/causes.cc
   ${PROJECT_SOURCE_DIR}/cpp/ops/newton.cc
+  ${PROJECT_SOURCE_DIR}/cpp/ops/slabs.cc
   ${PROJECT_SOURCE_DIR}/cpp/ops/sparse_code.cc
   ${PROJECT_SOURCE_DIR}/cpp/ops/unpack.cc)
 target_link_libraries(_native PRIVATE sl_engine)

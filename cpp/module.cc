@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "engine/code.h"
 #include "engine/engine.h"
 
 namespace nb = nanobind;
@@ -138,6 +139,8 @@ class PyEngine {
 
 void bind_sparse_code(nb::module_&);  // ops/sparse_code.cc
 void bind_newton(nb::module_&);       // ops/newton.cc
+void bind_causes(nb::module_&);       // ops/causes.cc
+void bind_slabs(nb::module_&);        // ops/slabs.cc
 void bind_unpack(nb::module_&);       // ops/unpack.cc
 
 NB_MODULE(_native, m) {
@@ -157,12 +160,16 @@ NB_MODULE(_native, m) {
       .def_prop_ro("threads", &PyEngine::threads);
   bind_sparse_code(m);
   bind_newton(m);
+  bind_causes(m);
+  bind_slabs(m);
   bind_unpack(m);
   m.def("isas", [] {
     std::vector<std::string> names;
     for (const sl::Isa* one : sl::isas()) names.emplace_back(one->name);
     return names;
   });
+  m.def("makes_code", [](const std::string& isa) { return sl::isa(isa).width == sl::Code::LANES && sl::Code::possible(); },
+        "isa"_a = "", "Whether rows that share nothing become machine code.");
   m.def("cpus", &sl::cpus);
   m.def("peak", [](int threads, const std::string& isa) {
     nb::gil_scoped_release free;

@@ -107,6 +107,13 @@ SL_INLINE vf odds(vf a, vf b) {
     return __builtin_shufflevector(a, b, (2 * I + 1)...);
   }(std::make_integer_sequence<int, W>{});
 }
+// Lane i becomes lane i + N of v, from the end on the first lanes again.
+template <int N>
+SL_INLINE vf rotated(vf v) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
+    return __builtin_shufflevector(v, v, ((I + N) % W)...);
+  }(std::make_integer_sequence<int, W>{});
+}
 template <int HALF>  // 0: the first half of the lanes, 1: the second
 SL_INLINE vf in_turn(vf a, vf b) {
   return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {

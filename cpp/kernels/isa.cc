@@ -1,6 +1,7 @@
 // All kernels for one instruction set: the build compiles this file once for each.
 #include "act.h"
 #include "simd.h"
+#include "engine/code.h"
 
 #include <algorithm>
 #include <cmath>

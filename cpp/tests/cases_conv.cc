@@ -79,7 +79,7 @@ Case draw_convolution(Random& random, bool first) {
   c.output(random, Layout::tiles, convolution(x, weight, bias, O, groups, g, with_residual ? &residual : nullptr, act),
            R, T);
   c.op.ints = g.ints();
-  for (int v : {groups, int(act.act), dense ? (random.chance(0.5) ? 0 : -1) : G, random.pick({0, 0, 16, 64, 192})})
+  for (int v : {groups, int(act.act), dense ? random.pick({0, -1, -2}) : G, random.pick({0, 0, 16, 64, 192})})
     c.op.ints.push_back(v);
   c.op.floats = {act.lo, act.hi};
   c.blob(bias);

@@ -57,7 +57,7 @@ Case draw_product(Random& random, bool sparse) {
     c.op.ints = {int(act.act), G, chunk};
     blocks.store(c, K);
   } else {
-    c.op.ints = {int(act.act), random.in(0, 1), chunk};
+    c.op.ints = {int(act.act), random.in(0, 2), chunk};
     c.blob(weight);
   }
   c.text = "sparsity " + std::to_string(sparsity);

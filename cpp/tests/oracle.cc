@@ -266,6 +266,9 @@ bool check_kind(const Isa& isa, const Kind& kind, const Options& options) {
     Random random(options.seed + uint64_t(i) * 1000003u);
     Case c = kind.draw(random);
     c.op.kind = kind.name;
+    // Every third case without machine code, so that the loops of its place are seen too; the seed says which.
+    if ((options.seed + uint64_t(i) * 1000003u) % 3 == 0) setenv("SPARSELAND_NO_CODE", "1", 1);
+    else unsetenv("SPARSELAND_NO_CODE");
     try {
       if (options.broken) refused += check_broken(c, prepare, random);
       else worst = std::max(worst, check(c, prepare, random));

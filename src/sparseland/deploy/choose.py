@@ -45,6 +45,7 @@ class Measured:
         progress: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         self.threads, self.isa = threads, isa or str(native().isas()[0])
+        self.code = bool(native().makes_code(isa))
         self.cache = Cache() if cache is None else cache
         self.budget, self.only, self.progress = budget, only, progress
         self.packings: dict[tuple[str, int], Packed] = {}  # packed weights, shared by the layers of a graph
@@ -62,7 +63,7 @@ class Measured:
     def _key(self, layer: Layer) -> str:
         density = layer.nonzeros / max(layer.weight.size, 1)
         fills = "" if density > 0.95 else "/".join(f"{some_fill(layer, G):.1f}" for G in GROUPS[1:])
-        machine = f"{cpu()} {self.isa} x{self.threads}"
+        machine = f"{cpu()} {self.isa}{' code' * self.code} x{self.threads}"
         return f"{layer.shape_key()} | {density:.2f} {fills} {self.only or ''} | {machine}"
 
     def _known(self, layer: Layer) -> Choice | None:
@@ -73,7 +74,7 @@ class Measured:
             return None
 
     def _timed(self, layer: Layer) -> Choice:
-        possible = allowed(layer, self.only)
+        possible = allowed(layer, self.only, self.code)
         probes = (
             []
             if layer.kind == "fc" or self.only or layer.groups > 1
@@ -99,7 +100,7 @@ class Measured:
         _, h, w, rows = layer.out
         wide = -(-min(rows, h) * w // 16) * 16 if layer.kind == "pointwise" else h * w
         others = [replace(best, chunk=chunk) for chunk in CHUNKS.get(layer.kind, ()) if chunk <= wide and wide > 64]
-        if not others or best.form:
+        if not others or best.form == 1:
             return {}
         again = time_turns([(layer, one) for one in (best, *others)], self.threads, self.isa, self.budget / 2)
         ratio = times[best] / again[0] if again[0] else 1.0  # the machine may be busier now

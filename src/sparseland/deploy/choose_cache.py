@@ -13,7 +13,7 @@ from typing import Any
 from ..core.errors import OutputError
 from ..files import write_json
 
-VERSION = 3  # of the kernels' timings: raised when a kernel changes its speed
+VERSION = 4  # of the kernels' timings: raised when a kernel changes its speed
 FILE = "kernels.json"
 
 

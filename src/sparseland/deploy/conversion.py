@@ -85,7 +85,7 @@ def convert(
     say = progress or (lambda text: None)
     choose: Measured | Modelled = (
         Measured(threads, isa=isa, cache=cache, budget=budget, progress=lambda name: say(f"timing {name}"))
-        if measure else Modelled(threads)
+        if measure else Modelled(threads, code=bool(native().makes_code(isa)))
     )  # fmt: skip
     facts = _facts(model, threads, isa, measure)
     engine = _converted(model, sample, choose, _rows(rows), facts, nan, tolerance, say, never_slower, tuple(rivals))
@@ -270,7 +270,11 @@ class _Evaluated(nn.Module):
 
 
 def turns(runs: Mapping[str, Callable[[], object]], threads: int, seconds: float = 1.5) -> dict[str, float]:
-    """Median seconds of each, called in turns for some time: at least 5 rounds, at most 50."""
+    """Median seconds of each, called in turns for some time: at least 5 rounds, at most 50.
+
+    A turn is three calls, of which the faster of the last two counts, and every other round goes backwards: what has to
+    follow torch finds its threads still spinning and the caches full of something else, and must not be alone in that.
+    """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     names, before = list(runs), torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -281,11 +285,13 @@ def turns(runs: Mapping[str, Callable[[], object]], threads: int, seconds: float
         for number in range(50):
             if number >= 5 and time.perf_counter() - began > seconds:
                 break
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                start = time.perf_counter()
-                runs[name]()
-                taken[name].append(time.perf_counter() - start)
+            for name in names[:: -1 if number % 2 else 1]:
+                calls = []
+                for _ in range(3):
+                    start = time.perf_counter()
+                    runs[name]()
+                    calls.append(time.perf_counter() - start)
+                taken[name].append(min(calls[1:]))
     finally:
         torch.set_num_threads(before)
     return {name: median(times) for name, times in taken.items()}

@@ -27,7 +27,8 @@ class Choice:
         kernel: "gemm" or "spmm" (1x1 convolutions and linears), "conv" (k x k), "fc" (one pixel).
         sparse: skips zeros.
         G: output rows that share their indices; 0 for dense kernels.
-        form: of dense kernels: 0, lanes are pixels; 1, lanes are outputs.
+        form: of dense kernels: 0, lanes are pixels; 1, lanes are outputs; 2, lanes are pixels and the loop is unrolled
+            into machine code.
         chunk: lanes worked on at once; 0: the kernel's own.
         reason: why this one.
         seconds: measured or modelled time of it.
@@ -52,7 +53,7 @@ class Choice:
     def name(self) -> str:
         """What tables call it."""
         words = [("sparse " if self.sparse and self.kernel != "spmm" else "") + self.kernel]
-        words += [f"G={self.G}"] * (self.G > 0) + ["by outputs"] * (self.form == 1)
+        words += [f"G={self.G}"] * (self.G > 0) + ["by outputs"] * (self.form == 1) + ["as code"] * (self.form == 2)
         return " ".join(words + [f"{self.chunk} lanes"] * (self.chunk > 0))
 
 
