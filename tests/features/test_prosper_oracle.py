@@ -15,6 +15,7 @@ from tests.features.prosper_cases import (
     EXACT,
     LINEAR,
     MODELS,
+    Array,
     apart,
     draw,
     exhaustive,
@@ -178,6 +179,28 @@ def test_a_truncated_step(name: str, gamma: int, t: float) -> None:
         assert apart(got, exhaustive(name, params, y)[0]) > 1e-6  # the truncation is felt
 
 
+def untied(y: Array, params: dict[str, Any]) -> Array:
+    """The points whose four candidates are certain: where two latents of MCA never stand out, either may be fourth."""
+    over = np.sort(np.maximum(params["W"] - y[:, None], 0).sum(2), axis=1)
+    return y[over[:, 3] < over[:, 4]]
+
+
+@pytest.mark.parametrize("name", ["MCA", "MMCA", "GSC"])
+@pytest.mark.parametrize("n", [20, 300])
+def test_without_the_extension(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step, and what a trained model answers: of few points, and of many that share candidates."""
+    params = start(name, h=9, d=11)
+    y = untied(draw(name, n=n, h=9, d=11), params)
+    wanted, _ = per_point(name, params, y, candidates=4, gamma=3)
+    made = model(name, 9, candidates=4, gamma=3, max_iter=1, init=tensors(params)).fit(y)
+    answers = made.transform(y), made.posterior(y, top=3).means, made.reconstruct(y), made.score_samples(y)
+    monkeypatch.setattr("sparseland.kernels.choice.available", lambda: False)
+    assert apart(made.step(tensors(params), torch.as_tensor(y))[0], wanted) < CLOSE
+    alone = made.transform(y), made.posterior(y, top=3).means, made.reconstruct(y), made.score_samples(y)
+    for one, other in zip(answers, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["BSC", "TSC", "DSC", "MCA", "MMCA"])
 @pytest.mark.parametrize("cut", [0.5, 1.0])
 def test_the_data_cut(name: str, cut: float) -> None:
@@ -192,8 +215,7 @@ def test_the_data_cut(name: str, cut: float) -> None:
 def test_the_data_cut_of_many_points(name: str) -> None:
     """Where a threshold guessed from a sample of the points would be wrong for some."""
     y, params = draw(name, n=1500, h=7, d=9), start(name, h=7, d=9)
-    over = np.sort(np.maximum(params["W"] - y[:, None], 0).sum(2), axis=1)
-    y = y[over[:, 3] < over[:, 4]]  # where two latents of MCA never stand out, either may be the fourth candidate
+    y = untied(y, params)
     got, _ = model(name, 7, candidates=4, gamma=2).step(tensors(params), torch.as_tensor(y), Ncut_factor=0.7)
     assert apart(got, per_point(name, params, y, candidates=4, gamma=2, cut=0.7)[0]) < CLOSE
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseland.core.errors import SparselandError
 
-from . import available
 from . import native as extension
+from .choice import array, chosen
 
 BACK = 5  # steps over which progress is judged
 
@@ -92,11 +91,11 @@ def sinkhorn_steps(
     """
     if steps < 1:
         raise SparselandError(f"steps is a number >= 1; got {steps}")
-    if _native(native, cost):
+    if chosen(native, cost):
         u, v = u.contiguous().clone(), v.contiguous().clone()
         told = [
             extension().ot_sinkhorn(
-                *map(_array, (cost[k], log_a[k], log_b[k])), eta, _array(u[k]), _array(v[k]), steps, tol, level, slow,
+                *map(array, (cost[k], log_a[k], log_b[k])), eta, array(u[k]), array(v[k]), steps, tol, level, slow,
                 torch.get_num_threads(),
             )
             for k in range(len(cost))
@@ -141,10 +140,10 @@ def entries(cost: Tensor, eta: float, u: Tensor, v: Tensor, floor: float, *, nat
     >>> entries(torch.tensor([[0.0, 9.0]]).double(), 1.0, zero, torch.zeros(2).double(), 0.01).places.tolist()
     [0]
     """
-    if _native(native, cost):
+    if chosen(native, cost):
         rows, columns = cost.new_empty(cost.shape[0]), cost.new_empty(cost.shape[1])
         made = extension().ot_entries(
-            *(_array(cost), eta, _array(u), _array(v), floor, _array(rows), _array(columns), torch.get_num_threads())
+            *(array(cost), eta, array(u), array(v), floor, array(rows), array(columns), torch.get_num_threads())
         )
         return Entries(rows, columns, *map(torch.from_numpy, made))
     plan = ((u[:, None] + v[None, :] - cost) * eta).exp()
@@ -167,11 +166,9 @@ def plan(
     >>> made.tolist(), float(linear), int(nnz)
     ([[1.0, 1.0]], 2.0, 2)
     """
-    if _native(native, cost):
+    if chosen(native, cost):
         made = torch.empty_like(cost, memory_format=torch.contiguous_format)
-        linear, nnz = extension().ot_plan(
-            *(_array(cost), eta, _array(u), _array(v), _array(made), torch.get_num_threads())
-        )
+        linear, nnz = extension().ot_plan(*(array(cost), eta, array(u), array(v), array(made), torch.get_num_threads()))
         return made, torch.tensor(linear, dtype=cost.dtype), torch.tensor(nnz)
     made = ((u[:, None] + v[None, :] - cost) * eta).exp()
     return made, (made * cost).sum(), torch.count_nonzero(made)
@@ -186,8 +183,8 @@ def cut(values: Tensor, budget: float, *, native: bool | None = None) -> float:
     >>> cut(torch.tensor([4.0, 1.0, 2.0]).double(), 3.0), cut(torch.tensor([1.0]).double(), 3.0)
     (4.0, inf)
     """
-    if _native(native, values):
-        return float(extension().ot_cut(_array(values), budget))
+    if chosen(native, values):
+        return float(extension().ot_cut(array(values), budget))
     ranked = values.sort().values
     stay = ranked[ranked.cumsum(0) > budget]
     return float(stay[0]) if len(stay) else math.inf
@@ -223,10 +220,10 @@ def solve(
     >>> round(float(x), 9), round(float(y), 9)
     (1.0, 1.0)
     """
-    if _native(native, matrix.values):
+    if chosen(native, matrix.values):
         x, y = torch.empty_like(d1), torch.empty_like(d2)
         given = (matrix.starts, matrix.places, matrix.values, d1, d2, g, h)
-        steps, residual = extension().ot_solve(*map(_array, given), tol, most, _array(x), _array(y))
+        steps, residual = extension().ot_solve(*map(array, given), tol, most, array(x), array(y))
         return x, y, int(steps), float(residual)
     return _conjugate_gradients(matrix, d1, d2, g, h, tol, most)
 
@@ -257,16 +254,3 @@ def _conjugate_gradients(
         y, r = y + rho / curvature * p, r - rho / curvature * q
         step += 1
     return (g - times(y)) / d1, y, step, float(r.abs().sum())
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
-
-
-def _native(asked: bool | None, tensor: Tensor) -> bool:
-    fits = tensor.device.type == "cpu" and tensor.dtype == torch.float64
-    if asked and not fits:
-        raise SparselandError(f"the native kernel takes float64 on a CPU; got {tensor.dtype} on {tensor.device}")
-    if asked:
-        extension()  # raises, and says why
-    return fits and (available() if asked is None else asked)

@@ -14,6 +14,7 @@ from ...core.errors import SparselandError
 from . import parallel
 
 Parameters = dict[str, Tensor]
+Part = tuple[Tensor | slice, Tensor | None]  # rows of one chunk, and their candidates where these are known already
 CACHE = 1 << 20  # bytes of one chunk's table of states: about the second-level cache of one core
 MOST_ROWS = 4096
 NOTHING = -500.0  # a state is impossible where its log-probability is so far below the best one's
@@ -62,8 +63,8 @@ class Model(Protocol):
 
     def _obeys_cut(self) -> bool: ...
     def _prepare(self, parameters: Parameters, size: Truncation, heat: Heat) -> Any: ...
-    def _split(self, prepared: Any, Y: Tensor, batch: int | None) -> Iterator[Tensor | slice]: ...
-    def _joint(self, prepared: Any, Y: Tensor) -> Table: ...
+    def _split(self, prepared: Any, Y: Tensor, batch: int | None) -> Iterator[Part]: ...
+    def _joint(self, prepared: Any, Y: Tensor, known: Tensor | None) -> Table: ...
     def _offset(self, prepared: Any, Y: Tensor) -> Tensor: ...
     def _statistics(self, prepared: Any, Y: Tensor, posterior: Table, weight: Tensor) -> dict[str, Tensor]: ...
     def _maximise(self, prepared: Any, sums: dict[str, Tensor], points: int) -> Parameters: ...
@@ -85,10 +86,10 @@ def _exponentials_(table: Tensor) -> tuple[Tensor, Tensor]:
     return top, table.exp_().sum(1, keepdim=True)
 
 
-def chunks(model: Model, prepared: Any, Y: Tensor, rows: Tensor | None, batch: int | None) -> Iterator[Tensor | slice]:
+def chunks(model: Model, prepared: Any, Y: Tensor, rows: Tensor | None, batch: int | None) -> Iterator[Part]:
     """``rows`` of Y (None: all) chunk by chunk, as an index or a slice, as the model likes them."""
-    for part in model._split(prepared, Y if rows is None else Y[rows], batch):
-        yield part if rows is None else rows[part]
+    for part, known in model._split(prepared, Y if rows is None else Y[rows], batch):
+        yield part if rows is None else rows[part], known
 
 
 def slices(number: int, row_bytes: int, batch: int | None) -> Iterator[slice]:
@@ -104,9 +105,9 @@ def slices(number: int, row_bytes: int, batch: int | None) -> Iterator[slice]:
 def evidence(model: Model, prepared: Any, Y: Tensor, batch: int | None = None) -> Tensor:
     """log Σ_s exp F_n(s) of every point, (N,), without the constant that all points share."""
     found = torch.empty(len(Y), dtype=torch.float64, device=Y.device)
-    for rows in chunks(model, prepared, Y, None, batch):
+    for rows, known in chunks(model, prepared, Y, None, batch):
         y = Y[rows]
-        top, sums = _exponentials_(model._joint(prepared, y).table)
+        top, sums = _exponentials_(model._joint(prepared, y, known).table)
         found[rows] = ((top + sums.log_()).squeeze(1) + model._offset(prepared, y)).double()
     return found
 
@@ -161,10 +162,9 @@ def _accumulate(
     """Statistics of the ``rows`` (None: all) whose evidence is at least ``above``, and the evidence of all rows."""
     sums: dict[str, Tensor] = {}
     score = torch.full((len(Y),), -math.inf, dtype=torch.float64, device=Y.device)
-    index: Tensor | slice
-    for index in chunks(model, prepared, Y, rows, batch):
+    for index, known in chunks(model, prepared, Y, rows, batch):
         y = Y[index]
-        posterior = model._joint(prepared, y)
+        posterior = model._joint(prepared, y, known)
         found = (normalise_(posterior) + model._offset(prepared, y)).double()
         weight = (found >= above).to(posterior.table)[:, None]  # (n, 1)
         if above > -math.inf:

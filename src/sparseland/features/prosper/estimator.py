@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.errors import SparselandError
 from . import checking, inference, parallel, training
 from .annealing import Annealing
-from .em import Heat, Parameters, Table, Truncation, em_step
+from .em import Heat, Parameters, Part, Table, Truncation, em_step
 from .inference import Posterior
 from .manners import Manners, column_names
 
@@ -117,12 +117,12 @@ class SparseCoding(Manners, ABC):
         """What one step computes once; has at least parameters, size, heat, states, singles and values."""
 
     @abstractmethod
-    def _split(self, prepared: Any, Y: Tensor, batch: int | None) -> Iterator[Tensor | slice]:
-        """Rows of Y in chunks that fit the cache, or of ``batch`` points."""
+    def _split(self, prepared: Any, Y: Tensor, batch: int | None) -> Iterator[Part]:
+        """Rows of Y in chunks that fit the cache, or of ``batch`` points, with their candidates, if they are known."""
 
     @abstractmethod
-    def _joint(self, prepared: Any, Y: Tensor) -> Table:
-        """F_n(s) of all states, but for `_offset` and `_log_constant`."""
+    def _joint(self, prepared: Any, Y: Tensor, known: Tensor | None = None) -> Table:
+        """F_n(s) of all states, but for `_offset` and `_log_constant`; known: the candidates, from `_split`."""
 
     @abstractmethod
     def _offset(self, prepared: Any, Y: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .em import CACHE, MOST_ROWS
+from .em import CACHE, MOST_ROWS, Part
 
-ROOM = 4 * CACHE  # bytes of what one chunk holds per point; per group it is one cache
+ROOM = 4 * CACHE  # bytes of what one chunk holds per point
 PADDING = 4  # how many times the points a padded batch may be
 FEW = 8  # points per group from which a product for each group pays
 
@@ -114,10 +114,13 @@ def grouped(candidates: Tensor, shared: float = 0.0) -> Groups:
     return Groups(candidates[new], new.cumsum(0) - 1, new.nonzero().squeeze(1))
 
 
-def split(candidates: Tensor, row_bytes: int, group_bytes: int, batch: int | None) -> Iterator[Tensor]:
-    """Indices of chunks in which equal rows of ``candidates`` (N, H') stand side by side.
+def split(
+    candidates: Tensor, row_bytes: int, group_bytes: int, batch: int | None, shared: float = 0.0
+) -> Iterator[Part]:
+    """Indices of chunks in which equal rows of ``candidates`` (N, H') stand side by side, and these rows.
 
-    A chunk holds as many points and groups as have room, or at most ``batch`` points.
+    A chunk holds as many points and groups as have room, or at most ``batch`` points. shared: groups take
+    no room where they have fewer points than this on average (`grouped`).
     """
     key = torch.zeros_like(candidates[:, 0])
     for column in candidates.unbind(1):  # may wrap around: neighbours are compared in full
@@ -129,9 +132,10 @@ def split(candidates: Tensor, row_bytes: int, group_bytes: int, batch: int | Non
     start = 0
     while start < len(order) or start == 0:  # at least one chunk, perhaps empty: every process has sums
         end = min(start + rows, len(order))
-        if end > start and int(group[end - 1] - group[start]) >= groups:
+        number = int(group[end - 1] - group[start]) + 1 if end > start else 0
+        if number > groups and end - start >= shared * number:
             end = int(torch.searchsorted(group, group[start] + groups))
-        yield order[start:end]
+        yield order[start:end], candidates[order[start:end]]
         start = max(end, 1)
 
 

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ...core.errors import SparselandError
+from ...kernels.choice import chosen
 from . import checking
 from .annealing import Annealing
-from .em import MOST_ROWS, Heat, Parameters, Table, Truncation
+from .em import MOST_ROWS, Heat, Parameters, Part, Table, Truncation, slices
 from .estimator import SparseCoding
-from .groups import grouped, split
+from .groups import split
 from .linear import solve
 from .prior import poisson_binomial_mass
-from .slabs import Slabs, second_moments, slabs
+from .slabs import Slabs, slabs
 from .states import States, enumerate_states
 
 NOISES = ("scalar", "diagonal", "full")
@@ -196,13 +197,15 @@ class GSC(SparseCoding):
         odds = pi.log() - torch.log1p(-pi)
         return Spikes(parameters, size, heat, states, power, odds, dual, gram, precision, log_noise, variance, narrow)
 
-    def _split(self, prepared: Spikes, Y: Tensor, batch: int | None) -> Iterator[Tensor]:
+    def _split(self, prepared: Spikes, Y: Tensor, batch: int | None) -> Iterator[Part]:
         h, number = prepared.size.candidates, len(prepared.states)
+        if chosen(None, prepared.gram):  # the kernel has no use for points with equal candidates side by side
+            return ((rows, None) for rows in slices(len(Y), 8 * (1 + prepared.singles + number), batch))
         wide = 1 + prepared.singles + number * (1 + h)
         found = torch.cat([self._alone(prepared, y)[3] for y in Y.split(MOST_ROWS)])
         return split(found, 8 * wide, 8 * number * h * (h + 1), batch)
 
-    def _alone(self, prepared: Spikes, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _alone(self, prepared: Spikes, Y: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """b (n, H); of each singleton: κ, log-likelihood without the shared part; candidates (n, H')."""
         mu, variance, narrow = prepared.parameters["mu"], prepared.variance, prepared.narrow
         b = Y @ prepared.dual.T
@@ -210,16 +213,17 @@ class GSC(SparseCoding):
         kappa = (b + eta) * narrow
         constant = 0.5 * ((narrow / variance).log() - mu * eta)
         value = torch.addcmul(constant, b + eta, kappa, value=0.5)
-        return b, kappa, value, value.topk(prepared.size.candidates, dim=1).indices.sort(1).values
+        best = value.topk(prepared.size.candidates, dim=1).indices.sort(1).values if known is None else known
+        return b, kappa, value, best
 
-    def _joint(self, prepared: Spikes, Y: Tensor) -> Table:
-        b, kappa, value, candidates = self._alone(prepared, Y)
+    def _joint(self, prepared: Spikes, Y: Tensor, known: Tensor | None = None) -> Table:
+        b, kappa, value, candidates = self._alone(prepared, Y, known)
         H, beta, p = prepared.size.components, prepared.heat.beta, prepared.parameters
         table = b.new_zeros(len(Y), 1 + H + len(prepared.states))
         torch.add(beta * prepared.odds, value, alpha=beta * prepared.power, out=table[:, 1 : 1 + H])
-        multi, found = slabs(prepared.gram, p["psi"], p["mu"], b, grouped(candidates), prepared.states)
-        odds = prepared.odds[found.groups.members] @ prepared.states.values.T  # (U, n_s)
-        torch.add(beta * odds[found.groups.group], multi, alpha=beta * prepared.power, out=table[:, 1 + H :])
+        multi, found = slabs(prepared.gram, p["psi"], p["mu"], b, candidates, prepared.states)
+        odds = prepared.odds[candidates] @ prepared.states.values.T  # (n, n_s)
+        torch.add(beta * odds, multi, alpha=beta * prepared.power, out=table[:, 1 + H :])
         return Table(table, candidates, Carry(kappa, found))
 
     def _offset(self, prepared: Spikes, Y: Tensor) -> Tensor:
@@ -228,25 +232,19 @@ class GSC(SparseCoding):
 
     # ---------------------------------------------------------------------------------------------------- maximisation
     def _means(self, prepared: Spikes, posterior: Table) -> Tensor:
-        q, H = posterior.table, prepared.size.components
         carry: Carry = posterior.carry
-        means = q[:, 1 : 1 + H] * carry.kappa
-        multi = torch.matmul(q[:, None, 1 + H :], carry.multi.kappa).squeeze(1)
+        return self._all_means(posterior, carry, carry.multi.means(posterior.table[:, 1 + prepared.singles :]))
+
+    def _all_means(self, posterior: Table, carry: Carry, multi: Tensor) -> Tensor:
+        """(n, H); multi: (n, H'), the part of the states of several causes."""
+        means = posterior.table[:, 1 : 1 + carry.kappa.shape[1]] * carry.kappa
         return means.scatter_add_(1, posterior.candidates, multi)
 
     def _statistics(self, prepared: Spikes, Y: Tensor, posterior: Table, weight: Tensor) -> dict[str, Tensor]:
         q, H = posterior.table, prepared.size.components
         carry: Carry = posterior.carry
-        multi = carry.multi
-        means = self._means(prepared, posterior)
-        second, mass = second_moments(multi, q[:, 1 + H :])
-        values = prepared.states.values
-        both = (mass @ (values[:, :, None] * values[:, None, :]).flatten(1)).view_as(second)
-        members = multi.groups.members
-        place = (members[:, :, None] * H + members[:, None, :]).reshape(-1)
-        zz, ss = (
-            torch.bincount(place, t.double().reshape(-1), minlength=H * H).double().view(H, H) for t in (second, both)
-        )
+        multi, zz, ss = carry.multi.moments(q[:, 1 + H :])
+        means = self._all_means(posterior, carry, multi)
         alone = q[:, 1 : 1 + H].double()
         zz.diagonal().add_((alone * (carry.kappa.double().square() + prepared.narrow)).sum(0))
         ss.diagonal().add_(alone.sum(0))

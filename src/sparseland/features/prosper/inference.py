@@ -57,8 +57,8 @@ def collect(
 ) -> Tensor:
     """``what`` of every chunk's posterior, in the order of the points."""
     found = None
-    for rows in chunks(model, prepared, Y, None, batch):
-        posterior = model._joint(prepared, Y[rows])
+    for rows, known in chunks(model, prepared, Y, None, batch):
+        posterior = model._joint(prepared, Y[rows], known)
         normalise_(posterior)
         part = what(prepared, posterior)
         if found is None:
@@ -71,8 +71,8 @@ def collect(
 def reconstruct(model: SparseCoding, prepared: Any, Y: Tensor, batch: int | None) -> Tensor:
     """Posterior mean of the superposition, (N, D)."""
     found = torch.empty_like(Y)
-    for rows in chunks(model, prepared, Y, None, batch):
-        posterior = model._joint(prepared, Y[rows])
+    for rows, known in chunks(model, prepared, Y, None, batch):
+        posterior = model._joint(prepared, Y[rows], known)
         normalise_(posterior)
         found[rows] = model._reconstruct(prepared, Y[rows], posterior)
     return found
@@ -125,8 +125,8 @@ def _too_many(model: SparseCoding, size: Truncation) -> bool:
 def _posterior(model: SparseCoding, prepared: Any, Y: Tensor, top: int) -> Posterior:
     parts: list[tuple[Tensor, ...]] = []
     index = []
-    for rows in chunks(model, prepared, Y, None, model.batch_size):
-        table = model._joint(prepared, Y[rows])
+    for rows, known in chunks(model, prepared, Y, None, model.batch_size):
+        table = model._joint(prepared, Y[rows], known)
         normalise_(table)
         parts.append((*_best(prepared, table, top), _marginals(prepared, table), model._means(prepared, table)))
         index.append(torch.arange(len(Y), device=Y.device)[rows])

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .em import Heat, Parameters, Table, Truncation, slices
+from .em import Heat, Parameters, Part, Table, Truncation, slices
 from .estimator import SparseCoding
 from .prior import binomial_mass
 from .states import States, enumerate_states
@@ -84,9 +84,9 @@ class LinearCoding(SparseCoding):
         prior = states.counts @ (heat.prior * odds)
         return Linear(parameters, size, heat, values, odds, states, W, gram, norms, scale, quadratic.reshape(-1), prior)
 
-    def _split(self, prepared: Linear, Y: Tensor, batch: int | None) -> Iterator[slice]:
+    def _split(self, prepared: Linear, Y: Tensor, batch: int | None) -> Iterator[Part]:
         wide = 1 + prepared.singles + len(prepared.states) + prepared.states.features.shape[1]
-        return slices(len(Y), wide * prepared.W.element_size(), batch)
+        return ((rows, None) for rows in slices(len(Y), wide * prepared.W.element_size(), batch))
 
     def _centred(self, prepared: Linear, Y: Tensor) -> Tensor:
         mean = prepared.parameters.get("mu")
@@ -108,12 +108,12 @@ class LinearCoding(SparseCoding):
             score = b / length.clamp_min(torch.finfo(b.dtype).tiny ** 0.5)
         return score.topk(prepared.size.candidates, dim=1).indices.sort(1).values
 
-    def _joint(self, prepared: Linear, Y: Tensor) -> Table:
+    def _joint(self, prepared: Linear, Y: Tensor, known: Tensor | None = None) -> Table:
         b = self._centred(prepared, Y) @ (prepared.W.T * prepared.scale)  # (n, H)
         chosen = self._candidates(prepared, b)
         states, H = prepared.states, prepared.size.components
         first = chosen[:, states.rows] * H + chosen[:, states.columns]
-        known = torch.cat([b.gather(1, chosen), prepared.quadratic[first]], 1)  # (n, H' + P)
+        parts = torch.cat([b.gather(1, chosen), prepared.quadratic[first]], 1)  # (n, H' + P)
         table = b.new_empty(len(Y), 1 + prepared.singles + len(states))
         table[:, 0] = 0.0
         if prepared.singles:
@@ -121,8 +121,8 @@ class LinearCoding(SparseCoding):
             for place, (value, odd) in enumerate(zip(prepared.values, odds, strict=True)):
                 here = table[:, 1 + place * H : 1 + (place + 1) * H]
                 torch.add(odd - (0.5 * value**2 * prepared.scale) * prepared.norms, b, alpha=value, out=here)
-        monomials = states.features[:, : known.shape[1]].T
-        torch.addmm(prepared.prior, known, monomials, out=table[:, 1 + prepared.singles :])
+        monomials = states.features[:, : parts.shape[1]].T
+        torch.addmm(prepared.prior, parts, monomials, out=table[:, 1 + prepared.singles :])
         return Table(table, chosen, first)
 
     # ---------------------------------------------------------------------------------------------------- maximisation

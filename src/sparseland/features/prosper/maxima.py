@@ -1,8 +1,8 @@
 """MCA and MMCA: causes do not add up; in each pixel the largest one (or the one of largest magnitude) shows.
 
 The smooth maximum of a state is an image of its own, (states, D), but it depends on the candidates alone: it is made
-once for all points with the same candidates, as a power of one product of states and W^ρ. What is left per point are
-products with y and with the posterior. A chunk holds only as many sets of candidates as have room.
+once for all points with the same candidates, as a power of one product of states and W^ρ (`kernels.causes`). What is
+left per point are products with y and with the posterior. A chunk holds only as many sets of candidates as have room.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ...core.errors import SparselandError
+from ...kernels import causes
+from ...kernels.choice import chosen
 from .annealing import Annealing
-from .em import MOST_ROWS, Heat, Parameters, Table, Truncation
+from .em import MOST_ROWS, Heat, Parameters, Part, Table, Truncation, slices
 from .estimator import SparseCoding
 from .groups import Groups, grouped, split
 from .prior import binomial_mass
@@ -53,13 +55,12 @@ class Maxima:
 
 
 @dataclass
-class Images:
-    """Of one chunk with U sets of candidates: smooth maxima (n_s, U, D) in units, their ρ-th powers; squared errors of
-    all columns (n, 1 + H + n_s)."""
+class Carry:
+    """Of one chunk: smooth maxima (U, n_s, D) in units, None where every group is one point; squared errors of all
+    columns (n, 1 + H + n_s)."""
 
     groups: Groups
-    maxima: Tensor
-    powers: Tensor
+    images: Tensor | None
     errors: Tensor
 
 
@@ -67,21 +68,11 @@ class MaxCoding(SparseCoding):
     """Base of MCA and MMCA."""
 
     _coolest: ClassVar[float]  # the temperature of the superposition stays at least this
+    _cap: ClassVar[bool]  # whether no cause has more than all of a maximum
 
     @abstractmethod
     def _candidates(self, prepared: Maxima, Y: Tensor, b: Tensor) -> Tensor:
         """(n, H') candidates of each point, ascending; ``b`` (n, H) is y·W_h."""
-
-    @abstractmethod
-    def _share(self, prepared: Maxima, falling: Tensor, slopes: Tensor, weights: list[Tensor]) -> list[Tensor]:
-        """Of every one of ``weights``, (n_s, U, D) or (n_s, U, 1): Σ_s weight ∂W̄_d(s)/∂W_hd, (H', U, D).
-
-        falling: (n_s, U, D), |W̄|^(1 − ρ). slopes: (H', U, D), |W|^(ρ − 1).
-        """
-
-    @abstractmethod
-    def _root(self, powers: Tensor, rho: float) -> Tensor:
-        """The smooth maxima whose ρ-th powers these are."""
 
     @abstractmethod
     def _stronger(self, a: Tensor, b: Tensor) -> Tensor:
@@ -104,36 +95,37 @@ class MaxCoding(SparseCoding):
         odd = heat.beta * (math.log(pi) - math.log1p(-pi))
         return Maxima(parameters, size, heat, states, W, rho, unit, slopes * scaled, slopes, heat.beta / sigma**2, odd)
 
-    def _split(self, prepared: Maxima, Y: Tensor, batch: int | None) -> Iterator[Tensor]:
+    def _split(self, prepared: Maxima, Y: Tensor, batch: int | None) -> Iterator[Part]:
         number, found = len(prepared.states), []
         for y in Y.split(MOST_ROWS):
             wide = y.double()
             found.append(self._candidates(prepared, wide, wide @ prepared.W.T))
         rows = 8 * (1 + prepared.singles + number + Y.shape[1])
-        return split(torch.cat(found), rows, 8 * number * Y.shape[1], batch)
+        shared = SHARED if chosen(None, prepared.powers) else 0.0  # the kernels hold no image of a point
+        return split(torch.cat(found), rows, 8 * number * Y.shape[1], batch, shared)
 
-    def _joint(self, prepared: Maxima, Y: Tensor) -> Table:
+    def _joint(self, prepared: Maxima, Y: Tensor, known: Tensor | None = None) -> Table:
         H, states = prepared.size.components, prepared.states
         y = Y.double()
         b, norm = y @ prepared.W.T, y.square().sum(1, keepdim=True)
-        groups = grouped(self._candidates(prepared, y, b), SHARED)
-        active = prepared.powers[groups.members.T].flatten(1)  # (h, U·D)
-        powers = (states.values @ active).view(len(states), len(groups.members), y.shape[1])  # (n_s, U, D)
-        maxima = self._root(powers, prepared.rho)
+        groups = grouped(self._candidates(prepared, y, b) if known is None else known, SHARED)
+        lengths, cross = self._maxima(prepared, groups.members, y if groups.single else None)
+        images = None if groups.single else cross
         errors = y.new_empty(len(y), 1 + H + len(states))
         errors[:, :1] = norm
         torch.add(prepared.W.square().sum(1), b, alpha=-2.0, out=errors[:, 1 : 1 + H])
-        if groups.single:
-            cross = (maxima * y).sum(2).T
-        else:
-            cross = groups.products(y, maxima.permute(1, 2, 0))
-        length = (maxima * maxima).sum(2).mul_(prepared.unit**2)  # (n_s, U)
-        torch.add(length.T[groups.group], cross, alpha=-2.0 * prepared.unit, out=errors[:, 1 + H :])
+        if images is not None:
+            cross = groups.products(y, images.transpose(1, 2))
+        lengths = (lengths * prepared.unit**2)[groups.group]
+        torch.add(lengths, cross, alpha=-2.0 * prepared.unit, out=errors[:, 1 + H :])
         errors[:, 1:].add_(norm).clamp_min_(0.0)
         table = errors * (-0.5 * prepared.scale)
         table[:, 1 : 1 + H] += prepared.odd
         table[:, 1 + H :] += prepared.odd * states.sizes
-        return Table(table, groups.members[groups.group], Images(groups, maxima, powers, errors))
+        return Table(table, groups.members[groups.group], Carry(groups, images, errors))
+
+    def _maxima(self, prepared: Maxima, members: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return causes.maxima(prepared.powers, members, prepared.states.values, 1.0 / prepared.rho - 1.0, y)
 
     def _offset(self, prepared: Maxima, Y: Tensor) -> Tensor:
         return torch.zeros(len(Y), dtype=torch.float64, device=Y.device)
@@ -145,25 +137,29 @@ class MaxCoding(SparseCoding):
         return means.scatter_add_(1, posterior.candidates, q[:, 1 + H :] @ prepared.states.values)
 
     def _statistics(self, prepared: Maxima, Y: Tensor, posterior: Table, weight: Tensor) -> dict[str, Tensor]:
-        q, H, D = posterior.table, prepared.size.components, Y.shape[1]
-        images: Images = posterior.carry
-        groups, y = images.groups, Y.double()
+        q, H = posterior.table, prepared.size.components
+        carry: Carry = posterior.carry
+        groups, y = carry.groups, Y.double()
         alone, multi = q[:, 1 : 1 + H], q[:, 1 + H :]
-        mass = groups.totals(multi).T  # (n_s, U)
-        weights = [mass[..., None]]
-        if not groups.single:
-            weights.append(groups.sums(multi, y).transpose(0, 1))  # Σ_n q_n(s) y_n, (n_s, U, D)
-        falling = images.maxima / images.powers  # W̄^(1 − ρ)
-        below, *rest = self._share(prepared, falling, prepared.slopes[groups.members.T], weights)
-        above = below * y if groups.single else rest[0]
-        rows = groups.members.T.reshape(-1)
-        below = alone.sum(0)[:, None].repeat(1, D).index_add_(0, rows, below.flatten(0, 1))
-        above = (alone.T @ y).index_add_(0, rows, above.flatten(0, 1))
+        mass = multi if groups.single else groups.totals(multi)  # (U, n_s)
+        below, above = causes.shares(
+            prepared.powers,
+            prepared.slopes,
+            groups.members,
+            prepared.states.values,
+            1.0 / prepared.rho - 1.0,
+            mass,
+            y=y if groups.single else None,
+            second=None if groups.single else groups.sums(multi, y),  # Σ_n q_n(s) y_n, (U, n_s, D)
+            cap=self._cap,
+        )
+        below += alone.sum(0)[:, None]
+        above += alone.T @ y
         return {
             "above": above,
             "below": below,
-            "error": (q * images.errors).sum(),
-            "causes": alone.sum() + (mass.sum(1) * prepared.states.sizes).sum(),
+            "error": (q * carry.errors).sum(),
+            "causes": alone.sum() + (mass.sum(0) * prepared.states.sizes).sum(),
             "yy": (y * weight).square().sum(),
         }
 
@@ -195,12 +191,19 @@ class MaxCoding(SparseCoding):
         W, rho = parameters["W"].double(), self._rho(1.0)
         unit = W.abs().max()
         powers = (W / unit).abs().pow(rho) * W.sign()
-        return (self._root(S.double() @ powers, rho) * unit).to(S)
+        return (root(S.double() @ powers, rho) * unit).to(S)
 
     def _reconstruct(self, prepared: Maxima, Y: Tensor, posterior: Table) -> Tensor:
         q, H = posterior.table, prepared.size.components
-        images: Images = posterior.carry
-        multi = images.groups.products(q[:, 1 + H :], images.maxima.transpose(0, 1)) * prepared.unit
+        carry: Carry = posterior.carry
+        if carry.images is not None:
+            multi = carry.groups.products(q[:, 1 + H :], carry.images)
+        else:
+            multi = torch.empty_like(Y, dtype=q.dtype)
+            for rows in slices(len(Y), 8 * len(prepared.states) * Y.shape[1], None):
+                images = self._maxima(prepared, carry.groups.members[rows])[1]
+                multi[rows] = torch.bmm(q[rows, None, 1 + H :], images).squeeze(1)
+        multi *= prepared.unit
         return (q[:, 1 : 1 + H] @ prepared.W + multi).to(Y)
 
     def _draw(self, parameters: Parameters, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -215,18 +218,9 @@ class MaxCoding(SparseCoding):
 
 
 def root(powers: Tensor, rho: float) -> Tensor:
-    """|u|^(1/ρ), elementwise, u ≥ 0: as a power of two, which takes two thirds of the time of a general power.
+    """sign(u) |u|^(1/ρ), elementwise: as a power of two, which takes two thirds of the time of a general power.
 
-    >>> root(torch.tensor([8.0, 0.0, 27.0]), 3.0).round().tolist()
-    [2.0, 0.0, 3.0]
-    """
-    return torch.log2(powers).mul_(1.0 / rho).exp2_()
-
-
-def signed_root(powers: Tensor, rho: float) -> Tensor:
-    """sign(u) |u|^(1/ρ), elementwise.
-
-    >>> signed_root(torch.tensor([-8.0, 0.0, 27.0]), 3.0).round().tolist()
+    >>> root(torch.tensor([-8.0, 0.0, 27.0]), 3.0).round().tolist()
     [-2.0, 0.0, 3.0]
     """
     return powers.abs().log2_().mul_(1.0 / rho).exp2_().copysign_(powers)
@@ -259,7 +253,7 @@ class MCA(MaxCoding):
     other states, by ∂W̄/∂W = 1.
     """
 
-    _coolest = 1.05
+    _coolest, _cap = 1.05, False
 
     def __init__(
         self,
@@ -329,13 +323,6 @@ class MCA(MaxCoding):
         )  # rounding must not order what ties at 0
         return over.topk(prepared.size.candidates, dim=1, largest=False).indices.sort(1).values
 
-    def _share(self, prepared: Maxima, falling: Tensor, slopes: Tensor, weights: list[Tensor]) -> list[Tensor]:
-        on = prepared.states.values.T
-        return [(on @ (falling * weight).flatten(1)).view_as(slopes).mul_(slopes) for weight in weights]
-
-    def _root(self, powers: Tensor, rho: float) -> Tensor:
-        return root(powers, rho)
-
     def _stronger(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b)
 
@@ -362,7 +349,7 @@ class MMCA(MaxCoding):
     Source: ProSper, arXiv 1908.06843.
     """
 
-    _coolest = 1.2
+    _coolest, _cap = 1.2, True
 
     def _rho(self, T: float) -> float:
         return min(max(super()._rho(T), 1.0), 35.0)
@@ -377,22 +364,9 @@ class MMCA(MaxCoding):
         near = b - 0.5 * prepared.W.square().sum(1)
         return near.topk(prepared.size.candidates, dim=1).indices.sort(1).values
 
-    def _share(self, prepared: Maxima, falling: Tensor, slopes: Tensor, weights: list[Tensor]) -> list[Tensor]:
-        falling.nan_to_num_(nan=torch.inf)  # two causes may cancel: 0 / 0
-        found = [torch.empty_like(slopes) for _ in weights]
-        for h in range(len(slopes)):
-            rows = prepared.states.values[:, h].nonzero().squeeze(1)
-            part = falling[rows].mul_(slopes[h]).clamp_max_(1.0)
-            for sums, weight in zip(found, weights, strict=True):
-                torch.sum(part * weight[rows], 0, out=sums[h])
-        return found
-
     def _new_W(self, prepared: Maxima, above: Tensor, below: Tensor) -> Tensor:
         inertia = (1.0 - torch.exp(-below / 2.5)).clamp_min(0.2)
         return inertia * above / below.clamp_min(1e-4) + (1.0 - inertia) * prepared.W
-
-    def _root(self, powers: Tensor, rho: float) -> Tensor:
-        return signed_root(powers, rho)
 
     def _stronger(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(b.abs() > a.abs(), b, a)

@@ -1,4 +1,6 @@
-"""Spike-and-slab algebra over candidate sets: one small inverse per (set of candidates, support), for all its points.
+"""Spike-and-slab algebra over candidate sets: one small inverse per (set of candidates, support).
+
+In torch it serves all points of a set; on CPUs, in double precision, `kernels.slabs` inverts anew for every point.
 
 With b = Wᵀ Σ⁻¹ y, G = Wᵀ Σ⁻¹ W, a support a has Λ = G_a + Ψ_a⁻¹, κ = Λ⁻¹ (b_a + Ψ_a⁻¹ μ_a) and
 log p(y|a) = −½ [log|Ψ_a| + log|Λ| + μ_aᵀ Ψ_a⁻¹ μ_a] + ½ (b_a + Ψ_a⁻¹ μ_a)ᵀ κ − ½ yᵀ Σ⁻¹ y + c; only b is the point's.
@@ -7,17 +9,30 @@ log p(y|a) = −½ [log|Ψ_a| + log|Λ| + μ_aᵀ Ψ_a⁻¹ μ_a] + ½ (b_a + Ψ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .groups import Groups
+from ...kernels import slabs as kernels
+from ...kernels.choice import chosen
+from .groups import Groups, grouped
 from .states import States
 
 
+class Slabs(Protocol):
+    """Posterior slabs of the multi-cause states of n points."""
+
+    def means(self, q: Tensor) -> Tensor:
+        """Σ_s q κ, (n, H'); q: (n, n_s)."""
+
+    def moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`means`, and Σ ⟨(s∘z)(s∘z)ᵀ⟩ and Σ ⟨s sᵀ⟩ over all points, both (H, H) in double precision."""
+
+
 @dataclass
-class Slabs:
-    """Posterior slabs of the multi-cause states of n points in U groups of equal candidates.
+class Kept(Slabs):
+    """In torch: the inverses are kept, one for each of U groups of equal candidates.
 
     inverse: (U, n_s, H', H'), Λ⁻¹ with zeros outside the support. kappa: (n, n_s, H'), posterior means of z.
     """
@@ -25,6 +40,46 @@ class Slabs:
     inverse: Tensor
     kappa: Tensor
     groups: Groups
+    states: States
+    latents: int
+
+    def means(self, q: Tensor) -> Tensor:
+        means: Tensor = torch.matmul(q[:, None], self.kappa).squeeze(1)
+        return means
+
+    def moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        second, mass = self._second(q)
+        values, members, H = self.states.values, self.groups.members, self.latents
+        both = (mass @ (values[:, :, None] * values[:, None, :]).flatten(1)).view_as(second)
+        place = (members[:, :, None] * H + members[:, None, :]).reshape(-1)
+        zz, ss = (
+            torch.bincount(place, t.double().reshape(-1), minlength=H * H).double().view(H, H) for t in (second, both)
+        )
+        return self.means(q), zz, ss
+
+    def _second(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ ⟨(s∘z)(s∘z)ᵀ⟩ of every group, (U, H', H'), and the posterior's mass on every state, (U, n_s)."""
+        number, h = self.kappa.shape[1:]
+        mass = self.groups.totals(q)
+        outer = self.groups.grams(self.kappa * q[..., None], self.kappa)
+        spread = torch.matmul(mass[:, None], self.inverse.reshape(len(mass), number, h * h)).squeeze(1)
+        return outer + spread.view_as(outer), mass
+
+
+@dataclass
+class Anew(Slabs):
+    """On CPUs: nothing is kept, for the kernel inverts anew sooner than it would read."""
+
+    model: tuple[Tensor, Tensor, Tensor]  # gram, psi, mu
+    b: Tensor
+    candidates: Tensor
+    states: States
+
+    def means(self, q: Tensor) -> Tensor:
+        return self.moments(q)[0]
+
+    def moments(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return kernels.moments(*self.model, self.b, self.candidates, self.states.values, q)
 
 
 def invert_(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,19 +106,31 @@ def invert_(A: Tensor) -> tuple[Tensor, Tensor]:
     return A, logdet
 
 
-def slabs(gram: Tensor, psi: Tensor, mu: Tensor, b: Tensor, groups: Groups, states: States) -> tuple[Tensor, Slabs]:
+def slabs(
+    gram: Tensor,
+    psi: Tensor,
+    mu: Tensor,
+    b: Tensor,
+    candidates: Tensor,
+    states: States,
+    native: bool | None = None,
+) -> tuple[Tensor, Slabs]:
     """Log-likelihoods (n, n_s) of the multi-cause states, without the part that all states share, and their slabs.
 
-    gram: (H, H). psi: (H,) or (H, H). mu: (H,). b: (n, H).
+    gram: (H, H). psi: (H,) or (H, H). mu: (H,). b: (n, H). candidates: (n, H'). native: as in `kernels.causes`.
     """
+    if chosen(native, gram):
+        found = Anew((gram, psi, mu), b, candidates, states)
+        return kernels.values(*found.model, b, candidates, states.values), found
+    groups = grouped(candidates)
     linear, constant = _per_group(gram, psi, mu, groups.members, states)  # (U, n_s, h, h + 1), (U, n_s)
     U, number, h = linear.shape[:3]
-    near = b.gather(1, groups.members[groups.group])
+    near = b.gather(1, candidates)
     one = torch.cat([near, torch.ones_like(near[:, :1])], 1)
     kappa = groups.products(one, linear.view(U, number * h, h + 1).transpose(1, 2)).view(len(b), number, h)
     value = groups.products(near, linear[..., h].transpose(1, 2))
     value.add_(torch.matmul(kappa, near[:, :, None]).squeeze(2)).mul_(0.5).add_(constant[groups.group])
-    return value, Slabs(linear[..., :h], kappa, groups)
+    return value, Kept(linear[..., :h], kappa, groups, states, len(gram))
 
 
 def _per_group(gram: Tensor, psi: Tensor, mu: Tensor, groups: Tensor, states: States) -> tuple[Tensor, Tensor]:
@@ -94,12 +161,3 @@ def _per_group(gram: Tensor, psi: Tensor, mu: Tensor, groups: Tensor, states: St
         linear[rows, support, h] = shift
         constant[rows] = 0.5 * (((shift - m) * eta).sum(0) - log_psi - log_lambda)
     return linear.permute(3, 0, 1, 2).contiguous(), constant.T.contiguous()
-
-
-def second_moments(found: Slabs, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ ⟨(s∘z)(s∘z)ᵀ⟩ of every group, (U, H', H'), and the posterior's mass on every state, (U, n_s); q: (n, n_s)."""
-    number, h = found.kappa.shape[1:]
-    mass = found.groups.totals(q)
-    outer = found.groups.grams(found.kappa * q[..., None], found.kappa)
-    spread = torch.matmul(mass[:, None], found.inverse.reshape(len(mass), number, h * h)).squeeze(1)
-    return outer + spread.view_as(outer), mass
