@@ -25,18 +25,32 @@ const Kind& find(const Isa& isa, const std::string& name) {
   throw Error("this library has no op '" + name + "'");
 }
 
-// Whether op i - 1 may be done together with op i: nobody else reads what it writes, and what it reads is not written over.
-bool may_join(const Program& program, size_t i) {
-  const Op &first = program.ops[i - 1], &second = program.ops[i];
-  if (first.in.size() != 1 || first.out.size() != 1 || second.out.size() != 1 || first.in[0] < 0) return false;
+// Whether op i + 1 is the only one to read what op i writes, as its first input.
+bool linked(const Program& program, size_t i) {
+  const Op &first = program.ops[i], &second = program.ops[i + 1];
+  if (first.out.size() != 1 || second.in.empty() || second.in[0] != first.out[0]) return false;
   if (program.places[size_t(first.out[0])].storage != Storage::arena) return false;
   int readers = 0;
   for (const Op& op : program.ops) readers += int(std::count(op.in.begin(), op.in.end(), first.out[0]));
-  const Place &from = program.places[size_t(first.in[0])], &to = program.places[size_t(second.out[0])];
-  const int64_t from_end = from.at + program.tensors[size_t(first.in[0])].floats() * 4 + OVERREAD;
-  const int64_t to_end = to.at + program.tensors[size_t(second.out[0])].floats() * 4 + OVERREAD;
-  const bool apart = from.storage != Storage::arena || to.storage != Storage::arena || from_end <= to.at || to_end <= from.at;
-  return readers == 1 && apart;
+  return readers == 1;
+}
+
+bool overlap(const Program& program, int one, int other) {
+  const Place &a = program.places[size_t(one)], &b = program.places[size_t(other)];
+  if (a.storage != Storage::arena || b.storage != Storage::arena) return false;
+  const int64_t a_end = a.at + program.tensors[size_t(one)].floats() * 4 + OVERREAD;
+  const int64_t b_end = b.at + program.tensors[size_t(other)].floats() * 4 + OVERREAD;
+  return a.at < b_end && b.at < a_end;
+}
+
+// Whether the ops [i, i + n), each linked to the next, may be done as one: what they read is not written over by the last.
+bool may_join(const Program& program, size_t i, size_t n) {
+  const Op& last = program.ops[i + n - 1];
+  if (last.out.size() != 1) return false;
+  for (size_t k = i; k < i + n; ++k)
+    for (size_t in = k == i ? 0 : 1; in < program.ops[k].in.size(); ++in)
+      if (program.ops[k].in[in] >= 0 && overlap(program, program.ops[k].in[in], last.out[0])) return false;
+  return true;
 }
 
 double now() {
@@ -51,15 +65,22 @@ Engine::Engine(const uint8_t* bytes, int64_t size, int threads, const std::strin
   if (threads > 1024) throw Error("threads=" + std::to_string(threads) + ": 1 .. 1024");
   const Context context{&program_.tensors, threads_};
   int64_t most = 0;
-  for (size_t i = 0; i < program_.ops.size(); ++i) {
-    const Op& op = program_.ops[i];
-    prepared_.push_back(find(isa_, op.kind).prepare(op, context));
-    if (i > 0 && may_join(program_, i)) {
-      Prepared joined = isa_.fuse(program_.ops[i - 1], op, context);
-      if (!joined.parts.empty()) prepared_[i - 1] = {}, prepared_[i] = std::move(joined);
+  for (size_t i = 0; i < program_.ops.size();) {
+    Prepared made;
+    size_t n = 1;
+    while (n < Isa::MOST_FUSED && i + n < program_.ops.size() && linked(program_, i + n - 1)) ++n;
+    for (; n > 1; --n) {  // as many ops as one as pay
+      std::vector<const Op*> ops;
+      for (size_t k = i; k < i + n; ++k) ops.push_back(&program_.ops[k]);
+      if (may_join(program_, i, n)) made = isa_.fuse(ops, context);
+      if (!made.parts.empty()) break;
     }
-    shared_ = std::max(shared_, prepared_.back().shared_floats * 4);
-    for (const auto& part : prepared_.back().parts) most = std::max(most, part.scratch_floats);
+    if (n == 1) made = find(isa_, program_.ops[i].kind).prepare(program_.ops[i], context);
+    shared_ = std::max(shared_, made.shared_floats * 4);
+    for (const auto& part : made.parts) most = std::max(most, part.scratch_floats);
+    prepared_.resize(i + n);  // nothing is left of the others
+    prepared_.back() = std::move(made);
+    i += n;
   }
   scratch_ = (most * 4 + 4096) / 64 * 64;
 }

@@ -69,8 +69,9 @@ struct Isa {
   const char* name;
   int width;
   double (*multiply_adds)(int rounds);  // does some with full registers; returns how many
-  // Two ops as one, where nothing else reads what lies between; no parts if that does not pay or does not fit.
-  Prepared (*fuse)(const Op& first, const Op& second, const Context&);
+  // Ops one after another as one, where nothing else reads what lies between; no parts if that does not pay or fit.
+  Prepared (*fuse)(const std::vector<const Op*>& ops, const Context&);
+  static constexpr int MOST_FUSED = 6;
   std::vector<Kind> kinds;
 };
 

@@ -107,12 +107,22 @@ SL_INLINE vf odds(vf a, vf b) {
     return __builtin_shufflevector(a, b, (2 * I + 1)...);
   }(std::make_integer_sequence<int, W>{});
 }
-// Lane i becomes lane i + N of v, from the end on the first lanes again.
+// Lanes N to N + W - 1 of the 2 W lanes a, b.
 template <int N>
-SL_INLINE vf rotated(vf v) {
+SL_INLINE vf shifted(vf a, vf b) {
   return [&]<int... I>(std::integer_sequence<int, I...>) SL_NOW {
-    return __builtin_shufflevector(v, v, ((I + N) % W)...);
+    return __builtin_shufflevector(a, b, (I + N)...);
   }(std::make_integer_sequence<int, W>{});
+}
+// Four floats again and again (a vector of one lane: the first).
+SL_INLINE vf repeat4(const float* p) {
+#if defined(__AVX512F__) && SL_W == 16
+  return (vf)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
+#elif defined(__AVX__) && SL_W == 8
+  return (vf)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+#else
+  return load(p);
+#endif
 }
 template <int HALF>  // 0: the first half of the lanes, 1: the second
 SL_INLINE vf in_turn(vf a, vf b) {

@@ -22,6 +22,7 @@ struct Tensor {
   Layout layout = Layout::plain;
   int N = 1, C = 1, H = 1, W = 1;
   int R = 1, T = LANES;  // rows per band, lanes per band
+  int ring = 0;          // bands that there is memory for, where not for all: band b lies where b - ring lay
 
   int bands() const { return (H + R - 1) / R; }
   int rows(int band) const { return band + 1 < bands() ? R : H - band * R; }  // of that band
@@ -30,7 +31,7 @@ struct Tensor {
   int64_t floats() const {  // that it takes in memory
     return layout == Layout::tiles ? int64_t(N) * bands() * C * T : count() * (layout == Layout::ids ? 2 : 1);
   }
-  float* tile(int n, int band) const { return data + (int64_t(n) * bands() + band) * C * T; }
+  float* tile(int n, int band) const { return data + (ring ? band % ring : int64_t(n) * bands() + band) * C * T; }
   float* row(int n, int c, int y) const { return tile(n, y / R) + int64_t(c) * T + (y % R) * W; }
   const int64_t* ids() const { return reinterpret_cast<const int64_t*>(data); }
 };

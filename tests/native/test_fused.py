@@ -54,3 +54,68 @@ def test_together_as_one_by_one(channels: int, side: int, stride: int, rows: int
     assert joined.joined == [False, True, False, False]
     assert not any(apart.joined)
     assert together.std() > 0
+
+
+def tiles_op(p: Program, kind: str, x: int, size: tuple[int, int, int], rows: int, stride: int = 1) -> int:
+    """One more op of a chain behind the tensor x: a 3x3 convolution, depthwise or not, or a sparse or dense 1x1 one."""
+    random = np.random.default_rng(len(p.ops))
+    channels, outputs = p.places[x].shape[1], size[0]
+    y = p.tensor((1, *size), rows=rows)
+    bias, floats = random.standard_normal(outputs).astype("f4"), [0.0, 6.0]
+    window = [3, 3, stride, stride, 1, 1, 1, 1, 1, 1]
+    weight = random.standard_normal((outputs, channels)).astype("f4") * (random.random((outputs, channels)) < 0.4)
+    if kind == "dwconv":
+        p.op(kind, [x], [y], [*window, 1], floats, [bias, random.standard_normal((channels, 9)).astype("f4")])
+    elif kind == "conv":
+        full = random.standard_normal((outputs, channels * 9)).astype("f4")
+        p.op(kind, [x, -1], [y], [*window, 1, 1, 0, 128], floats, [bias, full])
+    elif kind == "gemm":
+        p.op(kind, [x, -1, -1], [y], [1, 2, 0], floats, [bias, weight.astype("f4")])
+    else:
+        lines = [np.flatnonzero(row) for row in weight]
+        counts = np.array([len(line) for line in lines], "u4")
+        index, values = np.concatenate(lines).astype("u2"), weight[weight != 0].astype("f4")
+        p.op(kind, [x, -1, -1], [y], [1, 1, 0], floats, [bias, np.arange(outputs, dtype="u4"), counts, index, values])
+    return y
+
+
+def chain(kinds: list[str], *, apart: bool, side: int) -> bytes:
+    """Ops one after another; every other depthwise one halves the image. ``apart``: all tensors are returned."""
+    p = Program()
+    x = p.input((1, 3, side, side), "plain")
+    at = p.tensor((1, 3, side, side), rows=1)
+    p.op("pack", [x], [at], [0])
+    made, channels, halves = [], 3, 0
+    for kind in kinds:
+        stride = 1 + (kind == "dwconv" and halves % 2)
+        halves += kind == "dwconv"
+        side, channels = -(-side // stride), channels if kind == "dwconv" else 48 + 16 * len(made)
+        at = tiles_op(p, kind, at, (channels, side, side), max(1, 112 // side), stride)
+        made.append(at)
+    for tensor in made if apart else made[-1:]:
+        plain = p.tensor(p.places[tensor].shape, "plain")
+        p.op("unpack", [tensor], [plain], [0])
+        p.output(plain)
+    return p.to_bytes({})
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("side", [112, 117])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ["conv", "dwconv", "spmm", "dwconv", "spmm"], ["gemm", "dwconv", "gemm"], ["spmm", "dwconv"],
+        ["gemm", "gemm", "dwconv", "dwconv", "spmm", "dwconv", "gemm"],
+    ],
+)  # fmt: skip
+def test_chains_as_one_by_one(kinds: list[str], side: int, threads: int) -> None:
+    from sparseland.kernels import native
+
+    x = np.random.default_rng(1).standard_normal((1, 3, side, side)).astype("f4")
+    joined = native().Engine(chain(kinds, apart=False, side=side), threads)
+    apart = native().Engine(chain(kinds, apart=True, side=side), threads)
+    assert np.array_equal(joined.run([x])[0], apart.run([x])[len(kinds) - 1])
+    assert not any(apart.joined)
+    # What lies before a window is joined to it where it is large, for so few threads.
+    windows = [i for i, kind in enumerate(kinds) if i and kind == "dwconv"]
+    assert threads > 2 or any(joined.joined[i] for i in windows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ LAYOUTS = ("plain", "tiles", "ids")
 LANES = 16
 ARENA, CONSTANT, INPUT, OUTPUT = range(4)
 ACTS = ("none", "clamp", "hardswish", "hardsigmoid", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh")
+FUSED, MOST_FUSED = {"conv", "first_conv", "dwconv", "spmm", "gemm"}, 6  # as in cpp/kernels/fused.inc
+FUSED_BYTES, FUSED_BYTES_BEFORE_WINDOW = 1 << 18, 1 << 19  # of an image, at least, of what lies between two of them
 Shape4 = tuple[int, int, int, int]
 
 
@@ -159,8 +161,8 @@ class Program:
             for tensor in (*op.outs, *(i for i in op.ins if i >= 0)):
                 first.setdefault(tensor, step)
                 last[tensor] = step
-            if step and self.ops[step - 1].kind == "dwconv":  # done together with this op, perhaps
-                last[self.ops[step - 1].ins[0]] = step
+            for earlier in self._joined(step):  # done as one with this op, perhaps
+                last.update((tensor, step) for tensor in self.ops[earlier].ins if tensor >= 0)
         offsets = [0] * len(self.places)
         placed: list[tuple[int, int, int]] = []  # begin, end, tensor
         ours = [t for t in first if self.storage[t][0] == ARENA]
@@ -176,6 +178,16 @@ class Program:
             offsets[tensor] = at
             placed.append((at, at + size, tensor))
         return offsets, max((end for _, end, _ in placed), default=ALIGN) + OVERREAD
+
+    def _joined(self, step: int) -> Iterator[int]:
+        """The ops before one that the engine may do together with it, some rows of each at a time."""
+        for earlier in range(step - 1, max(-1, step - MOST_FUSED), -1):
+            between, after = self.ops[earlier].outs[0], self.ops[earlier + 1]
+            least = FUSED_BYTES_BEFORE_WINDOW if after.kind == "dwconv" else FUSED_BYTES
+            small = self.places[between].bytes < least * self.places[between].shape[0]
+            if small or between != after.ins[0] or {self.ops[earlier].kind, after.kind} - FUSED:
+                return
+            yield earlier
 
     def to_bytes(self, meta: dict[str, Any] | None = None) -> bytes:
         """The file: what the engine reads, and ``meta`` as JSON for whoever inspects it."""
