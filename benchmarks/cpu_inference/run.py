@@ -129,6 +129,11 @@ def stored(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def fewest_runs(rows: list[dict[str, Any]]) -> int:
+    """Runs that every time here is at least the median of."""
+    return min((one["runs"] for row in rows for one in row["engines"].values() if "runs" in one), default=ROUNDS)
+
+
 def command(rows: list[dict[str, Any]]) -> str:
     """The line that measures the cells that are there."""
     words = {
@@ -143,6 +148,8 @@ def command(rows: list[dict[str, Any]]) -> str:
         "--batch": list(BATCHES),
         "--engines": list(ENGINES),
     }
+    if (rounds := fewest_runs(rows)) != ROUNDS:
+        words["--rounds"], every["--rounds"] = [rounds], []
     said = [" ".join([name, *map(str, some)]) for name, some in words.items() if some != every[name]]
     return " ".join(["python benchmarks/cpu_inference/run.py", *said])
 
@@ -152,7 +159,7 @@ def write(given: argparse.Namespace, rows: list[dict[str, Any]], absent: dict[st
     order = {name: i for i, name in enumerate(models.MODELS)}
     rows.sort(key=lambda row: (order[row["model"]], row["batch"], row["sparsity"]))
     write_result(
-        given.out, CLAIM, command(rows), cpus=len(given.cpus), rounds=given.rounds,
+        given.out, CLAIM, command(rows), cpus=len(given.cpus), rounds=fewest_runs(rows),
         per_turn=PER_TURN, opset=models.OPSET, absent=absent, claims=claims.claims(rows), rows=rows,
     )  # fmt: skip
     if given.out.parent == HERE:

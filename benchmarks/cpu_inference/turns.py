@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+PR_SET_PDEATHSIG = 1
 REST = 0.003  # seconds between turns, in which the threads of the last engine fall asleep
 Answer = dict[str, Any]
 
@@ -45,7 +48,7 @@ class Worker:
         self.process = subprocess.Popen(
             [self.python, str(HERE / "worker.py"), self.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self.log, text=True, env={**os.environ, **own}, cwd=HERE,
-            preexec_fn=lambda: os.sched_setaffinity(0, self.cpus),
+            preexec_fn=lambda: _alone(self.cpus),
         )  # fmt: skip
 
     def close(self) -> None:
@@ -53,6 +56,13 @@ class Worker:
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
             self.process.wait()
+
+
+def _alone(cpus: list[int]) -> None:
+    """In a worker: its processors, and its end where whoever started it ends, however that may be."""
+    os.sched_setaffinity(0, cpus)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def take_turns(workers: list[Worker], rounds: int, per_turn: int) -> dict[str, Any]:
