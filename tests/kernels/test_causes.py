@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from sparseland.kernels.causes import LEAST, maxima, shares
 needs = pytest.mark.skipif(not available(), reason="the extension is not built")
 CLOSE = 1e-13
 SIZES = [(1, 2, 2, 3, 1), (7, 4, 4, 9, 25), (40, 6, 3, 64, 144), (130, 5, 1, 8, 50), (3, 8, 5, 10, 47)]  # U, h, γ, H, D
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def problem(U: int, h: int, gamma: int, H: int, D: int, rho: float, positive: bool = False) -> dict[str, Any]:

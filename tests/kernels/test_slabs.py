@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,14 +14,6 @@ from sparseland.kernels.slabs import moments, values
 pytestmark = pytest.mark.skipif(not available(), reason="the extension is not built")
 CLOSE = 1e-12
 SIZES = [(1, 1, 1, 1), (3, 2, 2, 5), (16, 4, 3, 4), (203, 5, 5, 9), (1003, 6, 3, 20), (9, 11, 11, 11)]  # n, h, γ, H
-
-
-@pytest.fixture(params=[1, 2, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def problem(n: int, h: int, gamma: int, H: int, full: bool) -> tuple[list[Tensor], States]:
